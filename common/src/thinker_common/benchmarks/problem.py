@@ -81,5 +81,5 @@ class LoadedBenchmark:
     problems: tuple[Problem, ...]
     revision: str | None
     source: str
-    version: str
+    version: int
     dropped: Mapping[str, int] = field(default_factory=dict, hash=False)
