@@ -1,0 +1,195 @@
+"""The folder of one run: settings, environment, metrics, results, checkpoints, model and report under fixed names.
+
+Whole files are replaced atomically (a reader sees the old content or the new, never a part), and a failed write leaves
+nothing behind. `metrics.jsonl` is appended to, one complete line at a time.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from .._version import __version__
+from ..errors import UserError
+
+_PACKAGES = (
+    "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "tokenizers", "safetensors",
+    "math-verify", "numpy",
+)  # fmt: skip
+
+
+class RunFolder:
+    """Paths and writes of one run. `RunFolder.create` makes a new folder; the constructor touches nothing."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> "RunFolder":
+        """A new or empty folder. UserError if it holds another run, or anything else, or cannot be made."""
+        folder = cls(path)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            held = sorted(entry.name for entry in folder.path.iterdir())
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"output {folder.path} is or lies below a file: choose another --output") from error
+        except PermissionError as error:
+            raise UserError(f"output {folder.path} cannot be written: {error.strerror}") from error
+        if "config.yaml" in held:
+            raise UserError(f"output {folder.path} holds another run: choose another --output or remove that folder")
+        if held:
+            names = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
+            raise UserError(f"output {folder.path} is not empty (it holds {names}): choose another --output")
+        return folder
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def file(self, name: str) -> Path:
+        """The path of a file of this run, its parent made. UserError if the name leads out of the folder."""
+        path = self.path / name
+        if not path.resolve().is_relative_to(self.path.resolve()) or path.resolve() == self.path.resolve():
+            raise UserError(f"{name!r} is not a name inside the run folder {self.path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_config(self, text: str) -> None:
+        """The resolved settings as YAML, re-runnable with `--config`."""
+        write_atomic(self.path / "config.yaml", text)
+
+    def write_environment(self) -> None:
+        write_atomic(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Adds one line to metrics.jsonl. A number that is not finite becomes null, which every JSON reader accepts."""
+        line = (json.dumps(_jsonable(row), allow_nan=False) + "\n").encode()
+        with open(self.metrics, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError as error:
+                file.truncate(end)  # the part of the line that the disk still took
+                error.filename = os.fspath(self.metrics)
+                raise
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        write_atomic(self.path / "results.json", json.dumps(_jsonable(results), indent=2, allow_nan=False) + "\n")
+
+
+def write_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Replaces the file at `path` by `text` (UTF-8), durably: after a crash it holds all of the old or all of the new.
+
+    On failure the old file is untouched, the temporary one is removed, and the OSError carries the path.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = os.fspath(path)
+        raise
+    _sync_folder(path.parent)
+
+
+def environment() -> dict[str, Any]:
+    """What a run's numbers depend on: versions, source commit, platform, devices, threads.
+
+    Names no host, user, path or environment variable.
+    """
+    import torch
+
+    packages = {"thinker-common": __version__}
+    for name in ("generalthinker", "spiralthinker", "tinythinker", *_PACKAGES):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "packages": packages,
+        "source": source_commit(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+    }
+
+
+def source_commit() -> dict[str, Any] | None:
+    """The git commit this package's source is at and whether it is changed; None where it is not in a checkout."""
+    here = Path(__file__)
+    try:
+        # An installed copy may lie inside an unrelated repository (a virtual environment in it): only a tracked file counts.
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        commit = _git(here.parent, "rev-parse", "HEAD").strip()
+        changed = bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no").strip())
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": changed}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", os.fspath(folder), *arguments], capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _jsonable(value: Any) -> Any:
+    """Plain JSON data; array and tensor scalars through float(), numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable. Windows cannot open a folder for this."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,110 @@
+"""Sections that the recipes of all three methods share. A method's `Settings` is a dataclass of these and its own."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import SettingsError
+
+
+@dataclass
+class LoraSettings:
+    """A low-rank adapter. The defaults are rank 32, alpha 64, no dropout, on every linear module but the head."""
+
+    r: int = 32
+    alpha: float = 64.0
+    dropout: float = 0.0
+    target_modules: list[str] | str = "all-linear"
+
+    def __post_init__(self) -> None:
+        _at_least("r", self.r, 1)
+        _check("alpha", self.alpha, self.alpha > 0, "a number above 0")
+        _check("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
+        _check("target_modules", self.target_modules, bool(self.target_modules), "all-linear or a list of module names")
+
+
+@dataclass
+class ModelSettings:
+    """The policy: a Hugging Face id, a local folder, or `embedded`, the small model that ships with the package."""
+
+    name_or_path: str = "embedded"
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    chat_template: str = "auto"  # auto (the tokenizer's own, else plain text) | none | path of a .jinja file
+    lora: LoraSettings | None = None
+
+    def __post_init__(self) -> None:
+        _not_empty("name_or_path", self.name_or_path)
+        _not_empty("chat_template", self.chat_template)
+
+
+@dataclass
+class DataSettings:
+    """What to train on: a benchmark's own split, or the user's JSONL file."""
+
+    benchmark: str | None = "chains"
+    train_file: str | None = None  # set: used in place of the benchmark
+    columns: dict[str, str] = field(default_factory=dict)  # our field -> the file's column, e.g. {question: prompt}
+    split: str = "train"
+    limit: int | None = None  # a seeded sample of this many problems
+    seed: int = 0
+    data_dir: str | None = None  # original files of the benchmarks; null: the Hugging Face hub
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            _at_least("limit", self.limit, 1)
+        _at_least("seed", self.seed, 0)
+        if self.benchmark is None and self.train_file is None:
+            raise SettingsError("benchmark and train_file are both null: one of them has to say what to train on")
+        if self.columns and self.train_file is None:
+            raise SettingsError("columns is for train_file, which is null")
+
+
+@dataclass
+class GenerationSettings:
+    """How responses are sampled while training."""
+
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: the whole vocabulary
+
+    def __post_init__(self) -> None:
+        _at_least("max_new_tokens", self.max_new_tokens, 1)
+        _check("temperature", self.temperature, self.temperature > 0, "a number above 0 (training samples)")
+        _check("top_p", self.top_p, 0 < self.top_p <= 1, "a number above 0 and at most 1")
+        _at_least("top_k", self.top_k, 0)
+
+
+@dataclass
+class EvaluationSettings:
+    """Greedy evaluation before and after training."""
+
+    benchmarks: list[str] = field(default_factory=lambda: ["chains"])
+    split: str = "test"
+    limit: int | None = None
+    max_new_tokens: int = 256
+    max_tokens_per_batch: int = 8192
+    at_start: bool = True
+    at_end: bool = True
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            _at_least("limit", self.limit, 1)
+        _at_least("max_new_tokens", self.max_new_tokens, 1)
+        _at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)
+        if not self.benchmarks and (self.at_start or self.at_end):
+            raise SettingsError("benchmarks is empty: name one, or set at_start and at_end to false")
+
+
+def _check(name: str, value: object, possible: bool, accepted: str) -> None:
+    """SettingsError unless possible. The message starts with the field's name, as `load_settings` expects."""
+    if not possible:
+        raise SettingsError(f"{name} = {value!r}: expected {accepted}")
+
+
+def _at_least(name: str, value: int, smallest: int) -> None:
+    _check(name, value, value >= smallest, f"a whole number of at least {smallest}")
+
+
+def _not_empty(name: str, value: str) -> None:
+    _check(name, value, bool(value.strip()), "a name or a path")
