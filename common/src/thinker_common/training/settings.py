@@ -40,10 +40,11 @@ def load_settings(cls: type[T], *, recipe_text: str | None, recipe_name: str, ov
         overridden.append(".".join(path))
 
     def source_of(path: str) -> str:
-        from_command_line = any(
-            (path + ".").startswith(o + ".") or (o + ".").startswith(path + ".") for o in overridden
+        # An override speaks for everything below it, and for the sections that it is part of.
+        path = path.replace("[", ".") + "."
+        return (
+            "command line" if any(path.startswith(o + ".") or o.startswith(path) for o in overridden) else recipe_name
         )
-        return "command line" if from_command_line else recipe_name
 
     try:
         return _build(cls, tree, "", _Check(known=known_names(cls), source_of=source_of))
@@ -123,7 +124,7 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
         raise SettingsError(
             f"{override!r} is not a setting: write section.key=value, for example training.max_steps=20"
         )
-    return path, parse_yaml(text, f"command line, {override}")
+    return path, parse_yaml(text, f"setting {override!r}")
 
 
 def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
