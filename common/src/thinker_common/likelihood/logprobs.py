@@ -1,0 +1,252 @@
+"""Exact token log-probabilities of a causal language model, without ever building its full logits.
+
+    logprobs_BK = token_logprobs(model, input_ids_BT, attention_mask_BT, keep=K)
+
+The decoder runs once over the whole batch; the output head runs only on the positions whose next token is wanted, a
+chunk of positions at a time. Under autograd every chunk is checkpointed, so that the peak is one chunk of logits in the
+backward pass too.
+
+Shape legend: B rows, T tokens a row, K kept positions (the last ones), N wanted positions of all rows, D hidden size,
+V vocabulary size.
+
+Three things that are silent errors elsewhere, and are ruled out here:
+
+- Position ids are counted over the real tokens and always passed. A left-padded row of a model with absolute positions
+  (GPT-2) is wrong by more than a nat without them.
+- The head is the model's own, with its soft cap (Gemma), its scale (Granite, Cohere, Falcon-H1) and any adapter on it.
+  That this reading of the head is right is verified once per model against the model's own forward; where it is not,
+  the model's own forward computes the logits of the kept positions.
+- Sums over the vocabulary are taken in float32 at least (float64 stays float64), whatever the model's dtype.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, overload
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+CHUNK_TOKENS = 256  # positions a chunk: 50 MB of float32 logits at a vocabulary of 49k, 155 MB at 152k
+
+
+@overload
+def token_logprobs(
+    model: PreTrainedModel | PeftModel,
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor,
+    *,
+    keep: int | None = None,
+    temperature: float = 1.0,
+    chunk_tokens: int = CHUNK_TOKENS,
+    with_entropy: Literal[False] = False,
+    entropy_grad: bool = False,
+) -> Tensor: ...
+
+
+@overload
+def token_logprobs(
+    model: PreTrainedModel | PeftModel,
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor,
+    *,
+    keep: int | None = None,
+    temperature: float = 1.0,
+    chunk_tokens: int = CHUNK_TOKENS,
+    with_entropy: Literal[True],
+    entropy_grad: bool = False,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def token_logprobs(
+    model: PreTrainedModel | PeftModel,
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor,
+    *,
+    keep: int | None = None,
+    temperature: float = 1.0,
+    chunk_tokens: int = CHUNK_TOKENS,
+    with_entropy: bool = False,
+    entropy_grad: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Log-probability, in nats, of each of the last `keep` tokens of every row given the tokens before it.
+
+    Args:
+        model: a causal language model of transformers, plain or wrapped by PEFT, in the mode (train, eval) it is in.
+        input_ids_BT: token ids; rows may be padded on the left, on the right or on both sides.
+        attention_mask_BT: 1 for a real token, 0 for padding; the real tokens of a row are contiguous.
+        keep: how many columns to return, the last ones; default all that have a predecessor, T - 1.
+        temperature: the logits are divided by it first.
+        chunk_tokens: positions the head works on at a time: memory against the number of kernel launches.
+        with_entropy: also return the entropy, in nats, of the distribution each token was predicted from.
+        entropy_grad: let gradients flow through the entropies; without it they are constants.
+
+    Returns:
+        logprobs_BK, or (logprobs_BK, entropies_BK); float32 at least. Column j belongs to token T - keep + j. Padding and
+        a row's first token, which nothing predicts, are 0 and carry no gradient.
+
+    Raises:
+        ValueError: `keep` outside 1..T-1, a temperature that is not positive, or left padding for a model that takes no
+            position ids.
+    """
+    length = input_ids_BT.shape[1]
+    keep = length - 1 if keep is None else keep
+    if not 1 <= keep < length:
+        raise ValueError(f"keep must be between 1 and {length - 1} for rows of {length} tokens, not {keep}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+
+    states_BKD, head = predicting_states(model, input_ids_BT, attention_mask_BT, keep)
+    real_BT = attention_mask_BT.bool()
+    wanted_BK = (real_BT[:, 1:] & real_BT[:, :-1])[:, -keep:]
+    states_ND, targets_N = states_BKD[wanted_BK], input_ids_BT[:, -keep:][wanted_BK]
+
+    logprobs: list[Tensor] = []
+    entropies: list[Tensor] = []
+    for states_CD, targets_C in zip(states_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True):
+        arguments = (head, states_CD, targets_C, temperature, with_entropy, entropy_grad)
+        if torch.is_grad_enabled():
+            logprobs_C, entropies_C = checkpoint(_chunk_logprobs, *arguments, use_reentrant=False)
+        else:
+            logprobs_C, entropies_C = _chunk_logprobs(*arguments)
+        logprobs.append(logprobs_C)
+        if entropies_C is not None:
+            entropies.append(entropies_C)
+
+    logprobs_BK = _scatter(logprobs, wanted_BK)
+    return (logprobs_BK, _scatter(entropies, wanted_BK)) if with_entropy else logprobs_BK
+
+
+def predicting_states(
+    model: PreTrainedModel | PeftModel, input_ids_BT: Tensor, attention_mask_BT: Tensor, keep: int
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What the last `keep` tokens are predicted from, and the function from it to logits.
+
+    Returns:
+        (states_BKD, head): `head(states_ND)` gives logits_NV for any selection of the positions. Where the model's head
+        is not understood (see the top of this file), the states are already the logits and the head is the identity.
+    """
+    inputs = _model_inputs(model, input_ids_BT, attention_mask_BT)
+    head = _output_head(model)
+    if head is None:
+        logits_BTV = model(**inputs, logits_to_keep=keep + 1).logits
+        return logits_BTV[:, -keep - 1 : -1], nn.Identity()
+    return model.get_decoder()(**inputs).last_hidden_state[:, -keep - 1 : -1], head
+
+
+def log_softmax(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities over the vocabulary, summed in float32 at least."""
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    if temperature != 1.0:
+        logits_NV = logits_NV / temperature
+    return logits_NV.log_softmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The map from a decoder's last hidden state to logits: projection, then scale, then soft cap."""
+
+    projection: nn.Module
+    scale: float
+    soft_cap: float | None
+
+    def __call__(self, states_ND: Tensor) -> Tensor:
+        logits_NV = self.projection(states_ND)
+        if self.scale != 1.0:
+            logits_NV = logits_NV * self.scale
+        if self.soft_cap is not None:
+            logits_NV = torch.tanh(logits_NV / self.soft_cap) * self.soft_cap
+        return logits_NV
+
+
+def _chunk_logprobs(
+    head: Callable[[Tensor], Tensor],
+    states_CD: Tensor,
+    targets_C: Tensor,
+    temperature: float,
+    with_entropy: bool,
+    entropy_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    logprobs_CV = log_softmax(head(states_CD), temperature)
+    logprobs_C = logprobs_CV.gather(-1, targets_C[:, None]).squeeze(-1)
+    if not with_entropy:
+        return logprobs_C, None
+    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_grad):
+        # entr(p) = -p log p is 0 at p = 0, where the product of the two factors would be NaN.
+        return logprobs_C, torch.special.entr(logprobs_CV.exp()).sum(-1)
+
+
+def _scatter(chunks: list[Tensor], wanted_BK: Tensor) -> Tensor:
+    """The chunks' values at the wanted positions, in row-major order, and 0 elsewhere."""
+    values_N = torch.cat(chunks)
+    return values_N.new_zeros(wanted_BK.shape).masked_scatter(wanted_BK, values_N)
+
+
+def _model_inputs(
+    model: PreTrainedModel | PeftModel, input_ids_BT: Tensor, attention_mask_BT: Tensor
+) -> dict[str, Tensor | bool]:
+    inputs: dict[str, Tensor | bool] = {
+        "input_ids": input_ids_BT,
+        "attention_mask": attention_mask_BT,
+        "use_cache": False,
+    }
+    if "position_ids" in inspect.signature(model.get_decoder().forward).parameters:
+        inputs["position_ids"] = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+    elif not attention_mask_BT[:, 0].all():
+        raise ValueError(
+            f"{model.config.model_type} models take no position_ids, so that left padding may change their "
+            "log-probabilities: pad on the right"
+        )
+    return inputs
+
+
+# Whether the model's own forward agrees with our reading of its head.
+_head_verified: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _output_head(model: PreTrainedModel | PeftModel) -> OutputHead | None:
+    """The model's head as its configuration describes it, or None if that is not what its own forward computes."""
+    projection = model.get_output_embeddings()
+    if projection is None:
+        return None
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+    scale *= getattr(config, "lm_head_multiplier", None) or 1.0  # Falcon-H1
+    head = OutputHead(projection, scale, getattr(config, "final_logit_softcapping", None))  # soft cap: Gemma
+    if model not in _head_verified:
+        _head_verified[model] = _agrees_with_own_forward(model, head)
+    return head if _head_verified[model] else None
+
+
+@torch.no_grad()
+def _agrees_with_own_forward(model: PreTrainedModel | PeftModel, head: OutputHead) -> bool:
+    """Compare the head with the model's own logits on eight tokens.
+
+    The projection's output is brought to a standard deviation of 30 on both sides: the logits of an untrained model are
+    so small that a soft cap would not show, and it would after training.
+    """
+    token_ids_BT = torch.arange(8, device=model.device).view(2, 4) % model.config.get_text_config().vocab_size
+    inputs = _model_inputs(model, token_ids_BT, torch.ones_like(token_ids_BT))
+    amplify = head.projection.register_forward_hook(lambda module, args, output: output * (30 / output.float().std()))
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()  # dropout would make two forwards differ
+    try:
+        expected_BTV = model(**inputs).logits.float()
+        logits_BTV = head(model.get_decoder()(**inputs).last_hidden_state).float()
+    finally:
+        amplify.remove()
+        for module in in_training:
+            module.training = True
+    if logits_BTV.shape != expected_BTV.shape:
+        return False
+    # Loose enough for bfloat16; a missing cap or scale is off by tens of per cent.
+    return bool((logits_BTV - expected_BTV).abs().max() < 0.02 * expected_BTV.abs().max())
