@@ -51,7 +51,7 @@ def message(*overrides: str, recipe: str | None = None) -> str:
     return str(caught.value)
 
 
-# --- values that are accepted ------------------------------------------------------------------------------------------
+# --- values that are accepted -----------------------------------------------------------------------------------------
 
 
 def test_defaults_recipe_and_override_in_rising_order_of_precedence():
@@ -110,7 +110,7 @@ def test_free_mappings_keep_what_the_recipe_has():
     assert settings.data.columns == {"question": "q", "answer": "007"}
 
 
-# --- round trip ---------------------------------------------------------------------------------------------------------
+# --- round trip -------------------------------------------------------------------------------------------------------
 
 
 def test_resolved_settings_run_again():
@@ -140,7 +140,7 @@ def test_text_that_looks_like_something_else_reads_back_as_text(text):
     assert parse_yaml(dump_yaml({"k": text}), "test") == {"k": text}
 
 
-# --- mistakes: each names the source, the key, the value and what is accepted ---------------------------------------------
+# --- mistakes: each names the source, the key, the value and what is accepted -----------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -218,11 +218,11 @@ def test_required_setting_that_is_missing():
     class Required:
         folder: str
 
-    with pytest.raises(SettingsError, match="^defaults: folder must be set$"):
+    with pytest.raises(SettingsError, match=r"^defaults: folder must be set$"):
         load_settings(Required, recipe_text=None, recipe_name="defaults", overrides=[])
 
 
-# --- somebody else's arguments --------------------------------------------------------------------------------------------
+# --- somebody else's arguments ----------------------------------------------------------------------------------------
 
 
 class Schedule(enum.Enum):
@@ -235,7 +235,7 @@ class TheirConfig:
     output_dir: str | None = None
     learning_rate: float = 1e-5
     max_steps: int = -1
-    report_to: None | str | list[str] = None
+    report_to: str | list[str] | None = None
     lr_scheduler_type: Schedule | str = "linear"
     kwargs: dict[str, Any] | str | None = None
     number: int = dataclasses.field(default=0, init=False)
@@ -256,7 +256,7 @@ def test_arguments_are_checked_and_coerced():
         ({"number": 1}, "unknown setting 'training.number'; training has learning_rate, max_steps, report_to, lr_scheduler_type, kwargs"),
         ({"learning_rate": "fast"}, "training.learning_rate = 'fast': expected a finite number"),
         ({"lr_scheduler_type": "cosin"}, "training.lr_scheduler_type = 'cosin': expected one of linear, cosine"),
-        ({"report_to": 1.5}, "training.report_to = 1.5: expected null or text (quoted, if it looks like a number or a truth value) or a list, such as [a, b]"),
+        ({"report_to": 1.5}, "training.report_to = 1.5: expected text (quoted, if it looks like a number or a truth value) or a list, such as [a, b] or null"),
         ({"output_dir": "x"}, "training.output_dir cannot be set here: use --output"),
     ],
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """YAML as recipes use it: plain data, with the YAML 1.2 rules for plain scalars.
 
-PyYAML follows YAML 1.1, where `no` is false, `1e-6` is text and `010` is eight. Here `no` and `on` are text, `1e-6` is a
-number, numbers with leading zeros and dates are text. Tags, aliases and keys given twice are errors.
+PyYAML follows YAML 1.1, where `no` is false, `1e-6` is text and `010` is eight. Here `no` and `on` are text, `1e-6` is
+a number, numbers with leading zeros and dates are text. Tags, aliases and keys given twice are errors.
 """
 
 import re

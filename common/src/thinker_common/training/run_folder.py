@@ -148,7 +148,7 @@ def source_commit() -> dict[str, Any] | None:
     """The git commit this package's source is at and whether it is changed; None where it is not in a checkout."""
     here = Path(__file__)
     try:
-        # An installed copy may lie inside an unrelated repository (a virtual environment in it): only a tracked file counts.
+        # An installed copy may lie inside somebody else's repository: only a tracked file counts.
         _git(here.parent, "ls-files", "--error-unmatch", here.name)
         commit = _git(here.parent, "rev-parse", "HEAD").strip()
         changed = bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no").strip())

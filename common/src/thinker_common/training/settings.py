@@ -20,13 +20,13 @@ from .plain_yaml import dump_yaml, parse_yaml
 T = TypeVar("T")
 
 
-# ------------------------------------------------------------------------------------------------------------- loading
+# -------------------------------------------------------------------------------------------------------------- loading
 
 
 def load_settings(cls: type[T], *, recipe_text: str | None, recipe_name: str, overrides: Sequence[str]) -> T:
     """Settings from a recipe (None: the defaults of `cls`) and overrides such as `model.lora.r=8`, which win.
 
-    Raises SettingsError: not YAML, a key that does not exist (with the nearest that does), a value that is not accepted.
+    Raises SettingsError: not YAML, an unknown key (with the nearest that exists), a value that is not accepted.
     """
     tree: Any = {} if recipe_text is None else parse_yaml(recipe_text, recipe_name)
     if tree is None:
@@ -66,7 +66,7 @@ def check_arguments(
 ) -> dict[str, Any]:
     """Keyword arguments for the dataclass `config_class`, checked and coerced against its fields.
 
-    `managed` holds the arguments that are not the user's to set, with what to use instead (`{"output_dir": "--output"}`).
+    `managed`: arguments that are not the user's to set, and what to use instead (`{"output_dir": "--output"}`).
     Raises SettingsError as `load_settings` does, with `section` in front of each name.
     """
     for name in arguments:
@@ -128,7 +128,7 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
 
 
 def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Puts a value into nested dicts. Missing and null sections on the way are made; the rest is `_build`'s to judge."""
+    """Puts a value into nested dicts. Missing and null sections on the way are made; `_build` judges the rest."""
     *sections, key = path
     for depth, section in enumerate(sections, start=1):
         if tree.get(section) is None:
@@ -140,7 +140,7 @@ def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     tree[key] = value
 
 
-# ------------------------------------------------------------------------------------------- checking against annotations
+# ----------------------------------------------------------------------------------------- checking against annotations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _coerce(value: Any, hint: Any, path: str, check: _Check) -> Any:
 
 
 def _coerce_union(value: Any, arms: Sequence[Any], path: str, check: _Check) -> Any:
-    """The first arm that fits without coercion, else the first that fits with it. `str | SomeEnum` means the enum's values."""
+    """The first arm of just this type, else the first that can be coerced. `str | SomeEnum` means the enum's values."""
     enums = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, enum.Enum)]
     if enums:
         arms = [arm for arm in arms if arm is not str]
