@@ -1,0 +1,143 @@
+r"""Is a response right? One rule a kind of problem, two graders.
+
+- `default`: the last `\boxed{}`; mathematics by string, then number, then math-verify, after light normalisation;
+  multiple choice by letter, where a response without a box may also end in "the answer is B".
+- `generalthinker`: the rules of the code published with arXiv 2605.27934, kept with their weak spots so that figures
+  can be compared: no fallback without a box, no repair of `6.02e23` or `1\,000`, letters up to J whatever the options,
+  a label pattern that also eats the first letter of words such as "bank", `\boxed{\text{A}}` is wrong.
+
+They differ on "math" and "mcq". "bool" and "text" are not part of the published protocol and have one rule. Nothing a
+model wrote is ever evaluated as code.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..benchmarks.boxed import last_boxed
+from ..benchmarks.problem import LETTERS, Problem
+from ..errors import SettingsError
+from . import answers, math_equality
+from .math_equality import Verdict
+
+Grader = Literal["default", "generalthinker"]
+GRADERS: tuple[str, ...] = get_args(Grader)
+
+MAX_ANSWER_CHARACTERS = 2_000  # a longer box is wrong unless it is the gold itself; parsing it would only cost time
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What the grader found in one response.
+
+    correct: the answer is right
+    boxed: a closed box was written
+    extracted: the answer read from the response: a letter for "mcq", yes or no for "bool", otherwise the box's content;
+        None where none could be read, which is wrong
+    timed_out: the comparison was given up; counted as wrong, and apart
+    """
+
+    correct: bool
+    boxed: bool
+    extracted: str | None
+    timed_out: bool = False
+
+
+def grade(problem: Problem, completion: str, *, grader: str = "default") -> Grade:
+    """Compare the answer in `completion` (the response alone, without the prompt) with the gold of `problem`.
+
+    Raises SettingsError for an unknown grader, UserError when math-verify is needed and does not work.
+    """
+    if grader not in GRADERS:
+        raise SettingsError(f"grader = {grader!r}: must be one of {', '.join(GRADERS)}")
+    box = last_boxed(completion)
+    match problem.kind:
+        case "mcq" if grader == "generalthinker":
+            return _grade_choice_generalthinker(problem, box)
+        case "mcq":
+            return _grade_choice(problem, completion, box)
+        case "bool":
+            answer = box if box is not None else answers.stated_answer(completion)
+            extracted = answers.yes_or_no(answer) if answer is not None else None
+            return Grade(extracted == problem.answer, box is not None, extracted)
+        case "text":
+            accepted = {answers.plain_text(wording) for wording in (problem.answer, *problem.aliases)}
+            return Grade(box is not None and answers.plain_text(box) in accepted, box is not None, box or None)
+        case "math":
+            if not box:
+                return Grade(False, box is not None, None)
+            equality = _math_verdict_generalthinker if grader == "generalthinker" else _math_verdict
+            verdicts = {equality(gold, box) for gold in (problem.answer, *problem.aliases)}
+            correct = "equal" in verdicts
+            return Grade(correct, True, box, timed_out=not correct and "timed_out" in verdicts)
+
+
+def _math_verdict(gold: str, prediction: str) -> Verdict:
+    """Cheap and certain tests first; math-verify has the last word."""
+    if (word := answers.words(gold)) is not None:
+        return "equal" if answers.plain_word(prediction) == word else "different"
+    gold, prediction = answers.normalise_math(gold), answers.normalise_math(prediction)
+    if answers.compact(answers.unwrap(gold)) == answers.compact(answers.unwrap(prediction)):
+        return "equal"
+    gold_number = answers.number(gold)
+    prediction_number = answers.number(prediction, grouped=gold_number is not None)
+    if gold_number is not None and prediction_number is not None:
+        if gold_number == prediction_number:
+            return "equal"
+        if gold_number == int(gold_number) and prediction_number == int(prediction_number):
+            return "different"
+    if len(prediction) > MAX_ANSWER_CHARACTERS:
+        return "different"
+    return math_equality.compare(gold, prediction)
+
+
+def _math_verdict_generalthinker(gold: str, prediction: str) -> Verdict:
+    """math-verify alone. Plain integers are compared here: it gives the same verdict on them, later."""
+    integer = re.compile(r"-?\d{1,18}")
+    if integer.fullmatch(gold) and integer.fullmatch(prediction):
+        return "equal" if int(gold) == int(prediction) else "different"
+    if len(prediction) > MAX_ANSWER_CHARACTERS:
+        return "different"
+    return math_equality.compare(gold.strip(), prediction)
+
+
+def _grade_choice(problem: Problem, completion: str, box: str | None) -> Grade:
+    answer = box if box is not None else answers.stated_answer(completion)
+    letter = answers.option_letter(answer, problem.options, problem.letters) if answer is not None else None
+    return Grade(letter == problem.answer, box is not None, letter)
+
+
+# The published patterns, case-insensitive: an optional lead, a letter in optional parentheses, a separator.
+_GT_LEAD = r"(?:option|(?:final )?answer|(?:the|correct) answer is)"
+_GT_BARE = rf"\(?\s*([{LETTERS}])\s*"
+_GT_SEPARATOR = r"[-.):\uff1a]"
+_GT_LETTER = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"{_GT_BARE}\)?",
+        rf"{_GT_BARE}{_GT_SEPARATOR}\s+.+",
+        rf"{_GT_LEAD}\s*[:\uff1a]?\s*{_GT_BARE}\)?\s*(?:{_GT_SEPARATOR}.*)?",
+    )
+]
+_GT_LABEL = re.compile(rf"(?:{_GT_LEAD}\s*)?[:\uff1a]?\s*{_GT_BARE}\)?\s*{_GT_SEPARATOR}?\s*", re.IGNORECASE)
+
+
+def _grade_choice_generalthinker(problem: Problem, box: str | None) -> Grade:
+    if box is None:
+        return Grade(False, False, None)
+    for pattern in _GT_LETTER:
+        if found := pattern.fullmatch(box):
+            letter = found.group(1).upper()
+            return Grade(letter == problem.answer, True, letter)
+    label = _GT_LABEL.match(box)
+    text = box[label.end() :] if label else box
+    option = problem.options[problem.letters.index(problem.answer)]
+    return Grade(_gt_text(text) == _gt_text(option), True, box or None)
+
+
+def _gt_text(text: str) -> str:
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
+    text = " ".join(re.sub(r"[${}]", "", text).split())
+    return text.strip(" .:;!?'\"`~").lower()

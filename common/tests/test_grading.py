@@ -1,0 +1,421 @@
+r"""Grading: the traps of the benchmark notes, the worker process, and the two graders side by side."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from thinker_common.benchmarks.boxed import last_boxed
+from thinker_common.benchmarks.problem import Problem
+from thinker_common.errors import SettingsError, UserError
+from thinker_common.evaluation import grading, math_equality
+from thinker_common.evaluation.grading import Grade, grade
+from thinker_common.evaluation.math_equality import MathVerifier
+
+
+def math(gold: str, **fields) -> Problem:
+    return Problem(id="m/1", question="Q?", answer=gold, kind="math", **fields)
+
+
+def right(gold: str, answer: str, grader: str = "default") -> bool:
+    return grade(math(gold), f"Thus \\boxed{{{answer}}}.", grader=grader).correct
+
+
+# --- the box ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"so \boxed{5}.", "5"),
+        (r"\boxed{3} no wait \boxed{5}", "5"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"$\boxed{ -5 }$ dollars", "-5"),
+        (r"\boxed{}", ""),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"\boxed{5", None),
+        (r"\boxed{3} and then \boxed{5", None),
+        ("the answer is 5", None),
+        ("", None),
+    ],
+)
+def test_the_last_box_with_matching_braces(text, content):
+    assert last_boxed(text) == content
+
+
+def test_several_boxes_are_a_change_of_mind_not_a_set():
+    assert grade(math("5"), r"\boxed{3} no wait \boxed{5}").correct
+    assert not grade(math("3"), r"\boxed{3} no wait \boxed{5}").correct
+
+
+def test_without_a_box_mathematics_is_wrong_and_counted_as_unboxed():
+    assert grade(math("5"), "The answer is 5.") == Grade(correct=False, boxed=False, extracted=None)
+    assert grade(math("5"), r"\boxed{}") == Grade(correct=False, boxed=True, extracted=None)
+
+
+# --- mathematics -----------------------------------------------------------------------------------------------------
+
+EQUAL = [
+    ("1000", "1,000"),
+    ("1000", r"1\,000"),
+    ("1000", "1{,}000"),
+    ("1000", r"1,\!000"),
+    ("1234567", "1 234 567"),
+    ("58,500", "58500"),
+    (r"\$32,\!348", "32348"),
+    ("27", "27.0"),
+    ("27.0", "27"),
+    ("25", "025"),
+    ("-5", "-5."),
+    ("-5", "−5"),
+    ("18", r"\$18"),
+    ("18", "$18$"),
+    ("5", "x=5"),
+    (r"10\%", "10%"),
+    (r"10\%", "0.1"),
+    ("6.02e23", r"6.02 \times 10^{23}"),
+    (r"6.5 \times 10^{3}", "6.5e3"),
+    ("7e37", "7.0e37"),
+    (r"-\frac{1}{3}", "-1./3"),
+    (r"\frac{1}{2}", r"\dfrac{1}{2}"),
+    (r"\frac{1}{3}", "0.333333"),
+    ("1,-2", "-2, 1"),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\pi/2)"),
+    (r"12 \text{ km}", "12"),
+    (r"90^\circ", "90"),
+    (r"\text{Evelyn}", "Evelyn"),
+    (r"\text{east}", r"\textbf{East}"),
+    (r"\text{(C)}", "C"),
+    (r"\text{(C)}", r"\text{(C)}"),
+    ("x^2+1", "1+x^2"),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"1 \pm \sqrt{5}", r"1\pm\sqrt{5}"),
+]
+
+DIFFERENT = [
+    ("5", "-5"),
+    ("6.5e3", "6.5"),
+    ("7e37", "7.0e12"),
+    ("1000", "1"),
+    ("1000", "1,00"),
+    (r"\frac{1}{3}", "0.3333"),
+    ("(1,2)", "(2,1)"),
+    ("x+1", "y+1"),
+    (r"\text{(C)}", "B"),
+    (r"\text{even}", "neve"),
+    (r"\text{even}", "odd"),
+    ("3", "np.sqrt(9)"),
+    ("3", "__import__('os').getpid()"),
+    ("3", r"\frac{3}"),
+    ("3", "}{"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), EQUAL)
+def test_equal_answers(gold, answer):
+    assert right(gold, answer)
+    assert right(gold, gold)
+
+
+@pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
+def test_different_answers(gold, answer):
+    assert not right(gold, answer)
+
+
+def test_a_comma_is_a_thousands_mark_only_where_the_gold_is_one_number():
+    assert right("2125", "2,125")
+    assert right("1,3", "3,1")
+    assert not right("1,3", "13")
+
+
+def test_an_alias_counts_as_the_gold():
+    assert grade(math("15", aliases=("quarter",)), r"\boxed{quarter}").correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "published", "mended"),
+    [
+        ("5", "5", True, True),
+        ("5", "-5", False, False),
+        ("1000", "1,000", True, True),
+        (r"\frac{1}{2}", "0.5", True, True),
+        ("6.02e23", r"6.02 \times 10^{23}", False, True),
+        ("1000", r"1\,000", False, True),
+        (r"-\frac{1}{3}", "-1./3", False, True),
+    ],
+)
+def test_where_the_two_graders_differ_on_mathematics(gold, answer, published, mended):
+    assert right(gold, answer, "generalthinker") is published
+    assert right(gold, answer, "default") is mended
+
+
+def test_an_unknown_grader_names_those_there_are():
+    with pytest.raises(SettingsError, match="grader = 'strict': must be one of default, generalthinker"):
+        grade(math("5"), "x", grader="strict")
+
+
+# --- the worker process ----------------------------------------------------------------------------------------------
+
+
+def refuse(gold, prediction):
+    raise AssertionError(f"{gold!r} and {prediction!r} went to the worker")
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"), [("72", "72"), ("72", "71"), ("1000", "1,000"), (r"\frac{1}{2}", r"\dfrac12")]
+)
+def test_integers_and_equal_strings_need_no_worker(monkeypatch, gold, answer):
+    monkeypatch.setattr(math_equality, "compare", refuse)
+    answer = answer.replace("dfrac12", "dfrac{1}{2}")
+    assert right(gold, answer) == (answer != "71")
+    if gold.isdigit() and answer.isdigit():
+        assert right(gold, answer, "generalthinker") == (answer != "71")
+
+
+def test_an_absurdly_long_prediction_is_refused_unparsed(monkeypatch):
+    monkeypatch.setattr(math_equality, "compare", refuse)
+    for grader in grading.GRADERS:
+        assert not right("3", "1+" * 5_000 + "1", grader)
+
+
+@pytest.fixture
+def impatient():
+    verifier = MathVerifier(time_limit=1.0)
+    yield verifier
+    verifier.close()
+
+
+def test_a_comparison_that_runs_away_is_stopped_and_the_next_one_works(impatient):
+    assert impatient.compare("1/2", "0.5") == "equal"
+    first_worker = impatient._worker.pid
+    start = time.monotonic()
+    assert impatient.compare("3", "9^{9^{9^{9}}}") == "timed_out"
+    assert time.monotonic() - start < 5
+    assert impatient.compare("1/2", "0.5") == "equal"
+    assert impatient._worker.pid != first_worker
+    with pytest.raises(ProcessLookupError):
+        os.kill(first_worker, 0)
+
+
+def test_a_worker_that_was_killed_is_replaced(impatient):
+    assert impatient.compare("1/2", "0.25") == "different"
+    impatient._worker.kill()
+    impatient._worker.wait()
+    assert impatient.compare("1/2", "0.5") == "equal"
+
+
+def test_a_time_out_is_counted_apart_from_a_wrong_answer(monkeypatch, impatient):
+    monkeypatch.setattr(math_equality, "compare", impatient.compare)
+    assert grade(math("3"), r"\boxed{9^{9^{9^{9}}}}") == Grade(False, True, "9^{9^{9^{9}}}", timed_out=True)
+    assert grade(math("3"), r"\boxed{4}") == Grade(False, True, "4", timed_out=False)
+
+
+def test_a_pair_is_compared_once(monkeypatch):
+    asked = []
+
+    class Counting:
+        def compare(self, gold, prediction):
+            asked.append((gold, prediction))
+            return "different"
+
+    monkeypatch.setattr(math_equality, "_verifier_of", lambda process_id: Counting())
+    math_equality.compare.cache_clear()
+    try:
+        for _ in range(3):
+            assert math_equality.compare("x", "y") == "different"
+    finally:
+        math_equality.compare.cache_clear()
+    assert asked == [("x", "y")]
+
+
+def test_grading_works_outside_the_main_thread():
+    verdicts = []
+    thread = threading.Thread(target=lambda: verdicts.append(right("x^2-1", "(x-1)(x+1)")))
+    thread.start()
+    thread.join()
+    assert verdicts == [True]
+
+
+def test_a_broken_math_verify_is_an_error_that_says_what_to_do(tmp_path, monkeypatch, impatient):
+    (tmp_path / "math_verify.py").write_text("raise ImportError('Unsupported ANTLR version 4.7')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"Unsupported ANTLR version 4\.7.*pip install 'math-verify\[antlr4_13_2\]'"):
+        impatient.compare("1/2", "0.5")
+
+
+def test_a_math_verify_that_calls_one_and_one_different_fails_its_self_test(tmp_path, monkeypatch, impatient):
+    (tmp_path / "math_verify.py").write_text(
+        "class LatexExtractionConfig:\n    def __init__(self, **_): pass\n"
+        "ExprExtractionConfig = LatexExtractionConfig\n"
+        "parse = lambda *_, **__: [1]\nverify = lambda *_, **__: False\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="1 = 1 is not seen as equal"):
+        impatient.compare("1/2", "0.5")
+
+
+def test_the_worker_imports_no_torch():
+    code = (
+        "import sys, thinker_common.evaluation.math_worker as w; w.Comparer();"
+        "import thinker_common.evaluation.grading, thinker_common.benchmarks;"
+        "print(sorted(m for m in sys.modules if m in ('torch', 'transformers', 'datasets')))"
+    )
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert (found.stdout.strip(), found.returncode) == ("[]", 0), found.stderr
+
+
+def test_the_worker_answers_line_by_line():
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    requests = [{"gold": g, "prediction": p, "seconds": 20} for g, p in (("1/2", "0.5"), ("1/2", "\udc80"), ("1", "2"))]
+    done = subprocess.run(
+        [sys.executable, "-m", "thinker_common.evaluation.math_worker"],
+        input="".join(json.dumps(request) + "\n" for request in requests),
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [reply.get("equal") for reply in replies] == [None, True, False, False]
+
+
+# --- multiple choice -------------------------------------------------------------------------------------------------
+
+CHOICE = Problem(
+    id="c/1",
+    question="Where is money kept?",
+    answer="C",
+    kind="mcq",
+    options=("a river", "rain", "bank", "vitamin C", "stone"),
+)
+
+
+@pytest.mark.parametrize(
+    ("box", "letter"),
+    [
+        ("C", "C"),
+        ("c", "C"),
+        ("(C)", "C"),
+        ("C.", "C"),
+        (r"\text{C}", "C"),
+        (r"\textbf{(C)}", "C"),
+        ("**C**", "C"),
+        ("C. bank", "C"),
+        ("C.bank", "C"),
+        ("C) bank", "C"),
+        ("C: bank", "C"),
+        ("C - bank", "C"),
+        ("(C) bank", "C"),
+        ("bank", "C"),
+        (r"\text{Bank}.", "C"),
+        ("The answer is C", "C"),
+        ("Option (C)", "C"),
+        ("D. vitamin C", "D"),
+        ("vitamin C", "D"),
+        ("B", "B"),
+        ("J", None),
+        ("A and C", None),
+        ("C. or B.", None),
+        ("A, C", None),
+        ("C-bank", None),
+        ("banks", None),
+        ("", None),
+        ("42", None),
+    ],
+)
+def test_letters_by_the_default_grader(box, letter):
+    got = grade(CHOICE, f"I think \\boxed{{{box}}}")
+    assert got == Grade(correct=letter == "C", boxed=True, extracted=letter)
+
+
+def test_a_text_that_two_options_share_names_neither():
+    twins = Problem(id="c/2", question="Q?", answer="A", kind="mcq", options=("gold", "Gold", "lead"))
+    assert not grade(twins, r"\boxed{gold}").correct
+    assert grade(twins, r"\boxed{A. gold}").correct
+
+
+@pytest.mark.parametrize(
+    ("text", "correct"),
+    [
+        ("The answer is C.", True),
+        ("Answer: (C) bank", True),
+        ("The answer is B. No: the answer is **C**", True),
+        ("The answer is B.", False),
+        ("Perhaps C.", False),
+    ],
+)
+def test_without_a_box_only_the_default_grader_reads_a_stated_answer(text, correct):
+    got = grade(CHOICE, text)
+    assert (got.correct, got.boxed) == (correct, False)
+    assert not grade(CHOICE, text, grader="generalthinker").correct
+
+
+@pytest.mark.parametrize(
+    ("box", "correct"),
+    [
+        ("C", True),
+        ("(c)", True),
+        ("C. bank", True),
+        ("the answer is C", True),
+        ("J", False),
+        ("bank", False),  # the label pattern eats the b
+        ("obank", False),
+        (r"\text{C}", False),  # no letter is found inside \text
+        ("C: anything", True),
+    ],
+)
+def test_multiple_choice_by_the_published_rules_with_their_weak_spots(box, correct):
+    assert grade(CHOICE, f"\\boxed{{{box}}}", grader="generalthinker").correct is correct
+
+
+def test_published_rules_accept_the_text_of_the_gold_option():
+    problem = Problem(id="c/3", question="Q?", answer="B", kind="mcq", options=("a river", "the rain", "x"))
+    assert grade(problem, r"\boxed{\text{The rain}.}", grader="generalthinker").correct
+    assert not grade(problem, r"\boxed{x}", grader="generalthinker").correct
+
+
+# --- yes/no and free text --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "extracted"),
+    [
+        (r"\boxed{yes}", "yes"),
+        (r"\boxed{\text{Yes}}", "yes"),
+        (r"\boxed{True.}", "yes"),
+        (r"\boxed{No, because}", "no"),
+        (r"\boxed{false}", "no"),
+        ("So the answer is yes.", "yes"),
+        (r"\boxed{maybe}", None),
+        (r"\boxed{none}", None),
+        ("yes", None),
+    ],
+)
+def test_yes_and_no(text, extracted):
+    problem = Problem(id="b/1", question="Q?", answer="yes", kind="bool")
+    got = grade(problem, text)
+    assert (got.correct, got.extracted) == (extracted == "yes", extracted)
+
+
+@pytest.mark.parametrize(
+    ("box", "correct"),
+    [
+        ("quarter to four", True),
+        ("Quarter  to Four.", True),
+        (r"\text{3:45}", True),
+        ("four o’clock", True),
+        ("four o'clock", True),
+        ("quarter past four", False),
+        ("", False),
+    ],
+)
+def test_free_text_equals_the_answer_or_an_alias(box, correct):
+    problem = Problem(id="t/1", question="Q?", answer="3:45", kind="text", aliases=("quarter to four", "four o'clock"))
+    for grader in grading.GRADERS:
+        assert grade(problem, f"\\boxed{{{box}}}", grader=grader).correct is correct
