@@ -1,0 +1,69 @@
+"""From likelihoods to one advantage a response: GeneralThinker, arXiv 2605.27934, section 3.
+
+The reward of a response y to a prompt x is the log-likelihood of the reference answer a* behind the response's own
+reasoning y_R, the tokens up to and including `\\boxed{`:
+
+    r = log pi(a* | x, y_R) = sum_t log pi(a*_t | x, y_R, a*_<t)                                        (Eq. 6)
+
+raw sum, neither exponentiated nor normalised by length, and detached. Within the G responses of one prompt
+
+    A = (r - mean_G) / (std_G + 1e-4)
+
+with the unbiased standard deviation.
+
+Departures and choices the paper leaves open, each a setting:
+1. A *malformed* response (truncated, no box, unbalanced braces, empty answer, empty reasoning) has no y_R to score.
+   `floor` (default, as the authors' code) gives it a fixed reward, -30. `below_worst` gives it the group's worst
+   well-formed reward less a margin, so that it can never beat an honest long answer, and never dominates the group's
+   standard deviation. `exclude` leaves it out of the group: it counts in neither mean nor deviation, and gets no advantage.
+2. A group whose standard deviation lies under `min_group_std` gets zero advantage, where the division by a tiny
+   deviation would blow up noise. The default 0 changes nothing.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# B responses; the G responses of one prompt stand together
+
+Malformed = Literal["floor", "below_worst", "exclude"]
+EPSILON = 1e-4
+
+
+def reward_responses(
+    answer_logprobs_B: Tensor, well_formed_B: Tensor, group_size: int, *, malformed: Malformed, floor: float, margin: float
+) -> Tensor:
+    """Rewards (B,) in nats: the answer's log-likelihood, and what `malformed` says where there is none.
+
+    Args:
+        answer_logprobs_B: log pi(a* | x, y_R); ignored where the response is malformed.
+        well_formed_B: bool.
+        floor: reward of a malformed response under `floor`, and under `below_worst` in a group without a well-formed one.
+        margin: how far under the worst well-formed response `below_worst` puts it.
+    """
+    if malformed == "exclude":
+        return answer_logprobs_B.masked_fill(~well_formed_B, torch.nan)
+    if malformed == "floor":
+        return answer_logprobs_B.masked_fill(~well_formed_B, floor)
+    grouped = answer_logprobs_B.masked_fill(~well_formed_B, torch.inf).view(-1, group_size)
+    worst = grouped.amin(dim=1, keepdim=True)
+    substitute = torch.where(worst.isinf(), torch.full_like(worst, floor), worst - margin)
+    return torch.where(grouped.isinf(), substitute, grouped).view(-1)
+
+
+def group_advantages(rewards_B: Tensor, group_size: int, *, min_group_std: float) -> tuple[Tensor, Tensor]:
+    """Advantages (B,) and the standard deviation of every group (B / group_size,).
+
+    A NaN reward (an excluded response) counts in neither mean nor deviation and gets advantage 0; so does every response
+    of a group with fewer than two rewards, or with a deviation under `min_group_std`.
+    """
+    rewards = rewards_B.view(-1, group_size)
+    counted = ~rewards.isnan()
+    n = counted.sum(dim=1, keepdim=True)
+    filled = rewards.nan_to_num(0.0)
+    mean = filled.sum(dim=1, keepdim=True) / n.clamp(min=1)
+    deviation = torch.where(counted, filled - mean, torch.zeros_like(filled))
+    std = (deviation.square().sum(dim=1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
+    advantages = deviation / (std + EPSILON)
+    return torch.where(std < min_group_std, torch.zeros_like(advantages), advantages).view(-1), std.view(-1)
