@@ -1,4 +1,4 @@
-"""SpiralThinker (arXiv 2511.08983): latent reasoning. The package holds its command line; the method is not in it yet."""
+"""SpiralThinker (arXiv 2511.08983): latent reasoning. The method is not in the package yet."""
 
 from ._version import __version__
 

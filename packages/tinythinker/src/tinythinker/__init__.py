@@ -1,4 +1,4 @@
-"""TinyThinker (arXiv 2412.08024): distilled reasoning. The package holds its command line; the method is not in it yet."""
+"""TinyThinker (arXiv 2412.08024): distilled reasoning. The method is not in the package yet."""
 
 from ._version import __version__
 

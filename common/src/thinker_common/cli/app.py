@@ -1,0 +1,94 @@
+"""A command line whose mistakes read well: one or two lines on stderr and exit code 2 for what the user can mend.
+
+Exit codes: 0 done, 1 a bug (with a traceback), 2 the user's mistake or a disk that is full or not writable,
+130 interrupted.
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from ..errors import UserError
+
+# What is wrong with the place a file was to go, in words a user can act on.
+_DISK = {
+    errno.ENOSPC: "disk full",
+    errno.EDQUOT: "disk quota used up",
+    errno.EROFS: "file system is read-only",
+    errno.EACCES: "permission denied",
+}
+
+
+def new_app(name: str, version: str, summary: str) -> typer.Typer:
+    """A Typer application with `--version` and `--traceback`; verbs are added with `@app.command()`."""
+    # Markup would swallow the square brackets of settings such as [q_proj, v_proj].
+    app = typer.Typer(
+        name=name, help=summary, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
+    )
+
+    def show_version(asked: bool) -> None:
+        if asked:
+            typer.echo(f"{name} {version}")
+            raise typer.Exit
+
+    @app.callback()
+    def _options(
+        version: Annotated[
+            bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+        ] = False,
+        traceback: Annotated[
+            bool, typer.Option("--traceback", help="Show where an error arose; accepted after a verb as well.")
+        ] = False,
+    ) -> None:
+        pass  # `run` acts on --traceback, before anything is parsed
+
+    return app
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits. `arguments` defaults to the process's own."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    show_traceback = "--traceback" in given
+    given = [argument for argument in given if argument != "--traceback"]
+    try:
+        # Not standalone: Typer then hands its usage errors over, and returns 130 for an interrupt.
+        code = app(given or ["--help"], prog_name=app.info.name, standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), show_traceback)
+    except typer.TyperException as error:
+        _fail(
+            f"{error.format_message()}\n`{app.info.name} --help` and `{app.info.name} VERB --help` say more",
+            show_traceback,
+        )
+    except Exception as error:
+        trouble = _disk_trouble(error)
+        if trouble is None:
+            raise
+        _fail(trouble, show_traceback)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _disk_trouble(error: Exception) -> str | None:
+    """What to tell the user if the error comes from a disk that is full or not writable, else None."""
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        return f"{_DISK[error.errno]}{place}" if error.errno in _DISK else None
+    # The writers of safetensors and torch raise errors of their own, which only their text tells apart.
+    if os.strerror(errno.ENOSPC) in str(error):
+        return f"disk full: {error}"
+    if isinstance(error, RuntimeError) and "inline_container" in str(error) and "unexpected pos" in str(error):
+        return "disk full: a checkpoint could not be written"
+    return None
+
+
+def _fail(message: str, show_traceback: bool) -> NoReturn:
+    if show_traceback:
+        traceback.print_exc()
+    typer.secho("error: ", fg="red", err=True, nl=False)
+    typer.echo(message, err=True)
+    sys.exit(2)

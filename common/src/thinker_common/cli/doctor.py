@@ -1,0 +1,161 @@
+"""The verb `doctor`: versions, devices and backends, what is missing, and the command that installs it."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
+
+import typer
+
+from .options import Json
+
+
+def add_doctor(app: typer.Typer, distributions: Sequence[str]) -> None:
+    """Adds the verb to a command line. `distributions`: ours, whose requirements it checks."""
+
+    @app.command(
+        "doctor",
+        help="Shows versions, devices and what is missing.\n\n"
+        "Names the command that installs what is missing, and exits with 1 then.\n\n"
+        f"\b\nExamples:\n  {app.info.name} doctor\n  {app.info.name} doctor --json",
+    )
+    def doctor(as_json: Json = False) -> None:
+        state = examine(distributions)
+        if as_json:
+            typer.echo(json.dumps(state, indent=2))
+        else:
+            _print(state)
+        if not state["healthy"]:
+            raise typer.Exit(1)
+
+
+@dataclass
+class Requirement:
+    """One dependency as our metadata declares it. `problem` and `install` are None where it is met."""
+
+    name: str
+    accepted: str
+    installed: str | None
+    problem: str | None = None
+    install: str | None = None
+
+
+def examine(distributions: Sequence[str]) -> dict[str, Any]:
+    """The state of this machine for the given distributions of ours, as plain JSON data."""
+    requirements = find_requirements(distributions)
+    devices = _devices()
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "distributions": {name: _installed(name) for name in distributions},
+        "requirements": [asdict(requirement) for requirement in requirements],
+        "devices": devices,
+        "offline": os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"},
+        "healthy": "error" not in devices and not any(requirement.problem for requirement in requirements),
+    }
+
+
+def find_requirements(distributions: Sequence[str]) -> list[Requirement]:
+    """What the distributions' metadata asks for, each dependency once; nothing for a copy that pip did not install."""
+    from packaging.requirements import Requirement as Declared
+
+    found: dict[str, Requirement] = {}
+    for distribution in distributions:
+        try:
+            lines = requires(distribution) or []
+        except PackageNotFoundError:
+            continue
+        for line in lines:
+            declared = Declared(line)
+            if declared.name in found or (declared.marker and not declared.marker.evaluate({"extra": ""})):
+                continue
+            requirement = Requirement(declared.name, str(declared.specifier), _installed(declared.name))
+            found[declared.name] = requirement
+            if requirement.installed is None:
+                requirement.problem = "not installed"
+            elif not declared.specifier.contains(requirement.installed, prereleases=True):
+                requirement.problem = f"{requirement.installed}, which is not {declared.specifier}"
+            if requirement.problem:
+                declared.marker = None
+                requirement.install = f'python -m pip install "{declared}"'
+    return list(found.values())
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> dict[str, Any]:
+    """The devices torch sees and the backends for several of them; `error` if torch itself does not load."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return {"error": f"torch does not load: {error}"}
+    accelerators = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        accelerators.append({"name": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)})
+    collectives = []
+    if torch.distributed.is_available():
+        backends = {"nccl": torch.distributed.is_nccl_available, "gloo": torch.distributed.is_gloo_available}
+        collectives = [name for name, available in backends.items() if available()]
+    return {
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerators": accelerators,
+        "cuda": torch.version.cuda,
+        "bfloat16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "mps": torch.backends.mps.is_available(),
+        "collectives": collectives,
+        # DeepSpeed compiles its optimisers when they are first used.
+        "compilers": {name: shutil.which(name) is not None for name in ("g++", "ninja")},
+    }
+
+
+def _print(state: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table("package", "installed", "accepted", "")
+    for name, installed in {"python": state["python"], **state["distributions"]}.items():
+        table.add_row(name, installed or "not by pip", "", "")
+    for requirement in state["requirements"]:
+        mark = Text("ok", "green") if requirement["problem"] is None else Text("missing", "red")
+        table.add_row(requirement["name"], requirement["installed"] or "-", requirement["accepted"], mark)
+    console.print(table)
+
+    rows = {"platform": state["platform"]}
+    devices = state["devices"]
+    if "error" not in devices:
+        accelerators = [f"{device['name']}, {device['memory_gib']} GiB" for device in devices["accelerators"]]
+        rows |= {
+            "accelerators": "; ".join(accelerators) or ("Apple MPS" if devices["mps"] else "none, the CPU is used"),
+            "bfloat16": "yes" if devices["bfloat16"] else "no, float32 is used",
+            "CPU": f"{devices['processors']} processors, torch uses {devices['threads']} threads",
+            "collectives": ", ".join(devices["collectives"]) or "none",
+            "compilers": ", ".join(f"{name}: {'yes' if has else 'no'}" for name, has in devices["compilers"].items()),
+        }
+    rows["hub"] = "offline (HF_HUB_OFFLINE)" if state["offline"] else "asked for what is not cached"
+    for name, text in rows.items():
+        typer.echo(f"{name:<14}{text}")
+
+    if "error" in devices:
+        typer.secho(devices["error"], fg="red")
+    for requirement in state["requirements"]:
+        if requirement["problem"]:
+            typer.secho(
+                f"{requirement['name']}: {requirement['problem']}. Install it: {requirement['install']}", fg="red"
+            )
+    if not state["requirements"]:
+        typer.echo("Requirements are not known: pip did not install this copy.")
+    elif state["healthy"]:
+        typer.secho("Everything that is required is here.", fg="green")

@@ -1,0 +1,81 @@
+"""The command line. Verbs parse and hand over; what they do is in `train`, `inspect` and the base."""
+
+import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from ._common import UserError, add_doctor, new_app, options, recipes, recipes_app, run
+from ._version import __version__
+
+app = new_app(
+    "generalthinker",
+    __version__,
+    "GeneralThinker (arXiv 2605.27934): reinforcement learning of reasoning from reference answers, without a verifier.",
+)
+
+
+@app.command("train")
+def train_command(
+    overrides: options.Overrides = None,
+    recipe: options.Recipe = None,
+    config: options.Config = None,
+    output: options.Output = None,
+    seed: options.Seed = 0,
+    limit: options.Limit = None,
+    data_dir: options.DataDir = None,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Trains a policy; without a recipe, the embedded model on generated problems.
+
+    The recipe's settings can be changed one by one as SECTION.KEY=VALUE.
+
+    \b
+    Examples:
+      generalthinker train
+      generalthinker train --dry-run
+      generalthinker train --recipe gsm8k-smollm2-135m --output runs/gsm8k
+      generalthinker train method.credit=none training.max_steps=20 --seed 1
+      generalthinker train --config runs/gsm8k/config.yaml --output runs/again
+    """
+    if recipe is not None and config is not None:
+        raise UserError("--recipe and --config exclude each other: a run has one recipe")
+    name, text = _recipe(recipe, config)
+    given = list(overrides or [])
+    if limit is not None:
+        given.append(f"data.limit={limit}")
+
+    from rich.console import Console
+
+    from ._common import settings
+    from .config import Settings
+    from .train import train
+
+    resolved = settings.load_settings(Settings, recipe_text=text, recipe_name=name, overrides=given)
+    if data_dir is not None:
+        resolved.data.data_dir = str(data_dir)
+    train(resolved, output or _new_output(name), seed=seed, dry_run=dry_run, console=Console())
+
+
+def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:
+    """Name and text of the recipe: the file's if there is one, else the shipped one's."""
+    if config is None:
+        return recipe or "embedded", recipes.recipe_text(__package__, recipe or "embedded")
+    try:
+        return str(config), config.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{config}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{config}: not UTF-8 text (byte {error.start})") from error
+
+
+def _new_output(recipe_name: str) -> Path:
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{Path(recipe_name).stem}-{now}"
+
+
+app.add_typer(recipes_app(__package__, "generalthinker"), name="recipes")
+add_doctor(app, ["generalthinker", "thinker-common"])
+
+
+def main() -> NoReturn:
+    run(app)
