@@ -73,7 +73,7 @@ class LoadedBenchmark:
     revision: of the hub data set, or "sha256:<hex>" of the local file; None for generated tasks
     source: in words: hub id, file or generator, and whether it is a sample
     version: of our own reader or generator; a change that moves scores changes it
-    dropped: reason -> number of source rows that became no problem
+    dropped: reason -> number of source rows that became no problem for it
     """
 
     name: str

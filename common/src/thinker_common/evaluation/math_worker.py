@@ -67,7 +67,7 @@ class Comparer:
 
 
 def serve(requests: TextIO, replies: TextIO) -> None:
-    """Answer each `{"gold", "prediction", "seconds"}` with `{"equal": bool}`, after one line that says whether it works."""
+    """Answer each `{"gold", "prediction", "seconds"}` with `{"equal": bool}`; a first line says whether it works."""
 
     def reply(**fields: Any) -> None:
         print(json.dumps(fields), file=replies, flush=True)

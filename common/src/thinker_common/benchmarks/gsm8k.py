@@ -1,0 +1,46 @@
+"""GSM8K: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). MIT.
+
+A row is `question` and `answer`: a worked solution with calculator marks `<<48/2=24>>`, then `#### ` and the gold
+number, always an integer, at times with thousands commas.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from .problem import LoadedBenchmark, Problem
+from .sources import HubDataset, read_rows
+
+VERSION = 1
+HUB = HubDataset("openai/gsm8k", "main", "740312add88f781978c0658806c59bc2815b9866", {"train": 7_473, "test": 1_319})
+COLUMNS = ("question", "answer")
+
+GOLD_MARK = "####"
+_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+
+
+def load(split: str, data_dir: Path | None, revision: str | None) -> LoadedBenchmark:
+    """The problems of "train" or "test"; `steps` are the lines of the solution without calculator marks."""
+    found = read_rows("gsm8k", split, data_dir, revision, hub=HUB, columns=COLUMNS)
+    problems = [_problem(row, f"gsm8k/{split}/{index}") for index, row in enumerate(found.rows)]
+    kept = tuple(problem for problem in problems if problem is not None)
+    dropped = {f"no question, or no number after {GOLD_MARK}": len(problems) - len(kept)}
+    return LoadedBenchmark("gsm8k", split, kept, found.revision, found.source, VERSION, dropped)
+
+
+def _problem(row: dict[str, Any], problem_id: str) -> Problem | None:
+    solution, mark, gold = row["answer"].rpartition(GOLD_MARK)
+    gold = gold.strip().replace(",", "")
+    if not mark or not gold or not row["question"].strip():
+        return None
+    lines = _CALCULATOR_MARK.sub("", solution).strip().splitlines()
+    return Problem(
+        id=problem_id,
+        question=row["question"].strip(),
+        answer=gold,
+        kind="math",
+        steps=tuple(line.strip() for line in lines if line.strip()),
+        metadata={"row": row},
+    )
