@@ -91,7 +91,11 @@ def test_a_broken_row_is_named_with_line_and_column(write, line, message):
         ({"question": "Q?", "answer": "maybe"}, "bool", "answer 'maybe' is neither yes nor no"),
         ({"question": "Q?", "answer": "C", "options": ["x", "y"]}, "mcq", "answer 'C' is no letter from A to B"),
         ({"question": "Q?", "answer": "A", "options": ["x"]}, "mcq", "1 options; there must be 2 to 10"),
-        ({"question": "Q?", "answer": "A"}, "mcq", "no column 'options' for options (columns: question, answer)"),
+        (
+            {"question": "Q?", "answer": "A"},
+            "mcq",
+            "no column 'options' for options, map it: columns.options=NAME (columns: question, answer)",
+        ),
     ],
 )
 def test_rows_that_do_not_fit_their_kind(write, row, kind, message):
