@@ -309,7 +309,7 @@ def test_models_without_position_ids_refuse_left_padding():
     right = pad([row], [0], 6)
     with torch.no_grad():
         torch.testing.assert_close(token_logprobs(bloom, *right)[0, :3], brute_force(bloom, row)[0], atol=1e-10, rtol=0)
-    with pytest.raises(ValueError, match="bloom models take no position_ids.*pad on the right"):
+    with pytest.raises(ValueError, match=r"bloom models take no position_ids.*pad on the right"):
         token_logprobs(bloom, *pad([row], [2], 6))
 
 

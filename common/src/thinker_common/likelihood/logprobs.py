@@ -90,8 +90,8 @@ def token_logprobs(
         entropy_grad: let gradients flow through the entropies; without it they are constants.
 
     Returns:
-        logprobs_BK, or (logprobs_BK, entropies_BK); float32 at least. Column j belongs to token T - keep + j. Padding and
-        a row's first token, which nothing predicts, are 0 and carry no gradient.
+        logprobs_BK, or (logprobs_BK, entropies_BK); float32 at least. Column j belongs to token T - keep + j. Padding
+        and a row's first token, which nothing predicts, are 0 and carry no gradient.
 
     Raises:
         ValueError: `keep` outside 1..T-1, a temperature that is not positive, or left padding for a model that takes no

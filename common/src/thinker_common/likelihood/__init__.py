@@ -1,0 +1,27 @@
+"""Exact, memory-light token log-probabilities and answer scores. Imports torch and nothing of ours.
+
+- `logprobs`: the log-probability of every token under a causal language model, without full logits
+- `boundary`: where the answer in a response begins, and its tokens in that place
+- `scorer`: the log-probability of given answers after given reasoning, in batches
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "AnswerScore": "scorer",
+    "AnswerScorer": "scorer",
+    "BoxSplit": "boundary",
+    "EncodedAnswer": "boundary",
+    "ScoringItem": "scorer",
+    "encode_answer": "boundary",
+    "split_response": "boundary",
+    "token_logprobs": "logprobs",
+}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
