@@ -14,10 +14,9 @@ from .options import Json
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A recipe's name, as `recipes list` prints it.")]
 
 
-def recipes_app(package: str, command: str) -> typer.Typer:
-    """The sub-commands for the recipes in `package`; `command` is the command line's name, for the examples."""
+def recipes_app(package: str, command: str, example: str) -> typer.Typer:
+    """The sub-commands for the recipes in `package`; `command` and `example`, a recipe, are for the help."""
     app = typer.Typer(rich_markup_mode=None, help="Recipes that ship with the package: list, show, copy.")
-    example = recipe_names(package)[0]
 
     @app.command(
         "list",

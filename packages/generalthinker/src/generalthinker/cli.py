@@ -10,7 +10,7 @@ from ._version import __version__
 app = new_app(
     "generalthinker",
     __version__,
-    "GeneralThinker (arXiv 2605.27934): reinforcement learning of reasoning from reference answers, without a verifier.",
+    "GeneralThinker (arXiv 2605.27934): reinforcement learning of reasoning from reference answers, no verifier needed.",
 )
 
 
@@ -73,7 +73,7 @@ def _new_output(recipe_name: str) -> Path:
     return Path("runs") / f"{Path(recipe_name).stem}-{now}"
 
 
-app.add_typer(recipes_app(__package__, "generalthinker"), name="recipes")
+app.add_typer(recipes_app(__package__, "generalthinker", example="embedded"), name="recipes")
 add_doctor(app, ["generalthinker", "thinker-common"])
 
 
