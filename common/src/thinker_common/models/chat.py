@@ -1,0 +1,113 @@
+r"""From a question to the token ids of a prompt: templates of the texts, and the chat template around them.
+
+Setting `chat_template`: "auto" (the tokenizer's own; plain text if it has none), "none" (plain text), or the path of a
+Jinja file.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SettingsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+PROMPT_TEMPLATE = r"{question} Please reason step by step, and put your final answer within \boxed{}."
+# The answer-conditioned prompt of GeneralThinker (arXiv 2605.27934, Tab. 9).
+CONDITIONED_TEMPLATE = r"{question} Please reason step by step given the final answer within \boxed{}. \boxed{{answer}}"
+
+_MARKER = "USER-TURN-GOES-HERE"
+
+
+def fill(template: str, *, question: str, answer: str | None = None) -> str:
+    """Replace `{question}` and `{answer}` in the template, and nothing else: templates and questions hold other braces.
+
+    What is put in is not looked at again, so a question may contain the text "{answer}".
+
+    Raises:
+        SettingsError: a template without `{question}`, or with `{answer}` where there is no answer to give.
+    """
+    if "{question}" not in template:
+        raise SettingsError(f"the prompt template {template!r} has no {{question}}")
+    if answer is None and "{answer}" in template:
+        raise SettingsError(f"the prompt template {template!r} asks for {{answer}}, which a plain prompt must not show")
+    return re.sub(r"\{(question|answer)\}", lambda m: question if m[1] == "question" else str(answer), template)
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, user_text: str, *, chat_template: str = "auto", assistant_prefix: str = ""
+) -> list[int]:
+    """Token ids of the user turn, the start of the assistant's turn, and `assistant_prefix` in it.
+
+    No system turn: the default one that many templates insert (Qwen 2.5, SmolLM2, Llama 3.2) is cut out. Without a chat
+    template: the user's text, a line break and the prefix, after the tokenizer's beginning-of-sequence token if it adds
+    one by itself.
+
+    Raises:
+        SettingsError: a template file that cannot be read, a template that fails, or one that leaves out the user turn.
+    """
+    template = _template_text(tokenizer, chat_template)
+    if template is None:
+        text = f"{user_text}\n{assistant_prefix}"
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        adds_bos = tokenizer.bos_token_id is not None and tokenizer(text)["input_ids"][0] == tokenizer.bos_token_id
+        return [tokenizer.bos_token_id, *ids] if adds_bos and ids[0] != tokenizer.bos_token_id else ids
+
+    text = _render(tokenizer, template, user_text, add_generation_prompt=True)
+    head, kept_head = _head(tokenizer, template)
+    assert text.startswith(head), "what precedes the user's text does not depend on it"
+    # The template writes its own beginning-of-sequence token.
+    return tokenizer(kept_head + text[len(head) :] + assistant_prefix, add_special_tokens=False)["input_ids"]
+
+
+def _template_text(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> str | None:
+    if chat_template == "none":
+        return None
+    if chat_template == "auto":
+        return None if tokenizer.chat_template is None else tokenizer.get_chat_template()
+    try:
+        return Path(chat_template).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"chat_template = {chat_template!r}: neither auto nor none, nor a file that can be read ({error})"
+        ) from error
+
+
+def _head(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, str]:
+    """What the template puts before the user's text, and the same without a system turn.
+
+    Turns are found by their headers: the generation prompt is the assistant's header, and the other roles' are that
+    with another name. Templates without named roles (Mistral) or with other names (Gemma) insert no system turn.
+    """
+    turn = _render(tokenizer, template, _MARKER, add_generation_prompt=False)
+    generation_prompt = _render(tokenizer, template, _MARKER, add_generation_prompt=True).removeprefix(turn)
+    if _MARKER not in turn:
+        raise SettingsError("the chat template leaves out the user's text")
+    head = turn[: turn.index(_MARKER)]
+    before_role, role, after_role = generation_prompt.partition("assistant")
+    if not role:
+        return head, head
+    system_header, user_header = (before_role + name + after_role[:1] for name in ("system", "user"))
+    if system_header not in head or user_header not in head:
+        return head, head
+    return head, head[: head.index(system_header)] + head[head.rindex(user_header) :]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, template: str, user_text: str, *, add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": user_text}],
+            chat_template=template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+        )
+    except TemplateError as error:
+        raise SettingsError(f"the chat template fails: {error}") from error
+    assert isinstance(text, str)
+    return text
