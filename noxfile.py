@@ -49,7 +49,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests. THINKER_DATA_DIR: the original benchmark files; without it the tests that read them are skipped."""
     install_house(session, *DISTRIBUTIONS)
-    install_pins(session, "test", "lint")
+    install_pins(session, "test")
     # Two workers with one thread each: on two cores this is faster than two threads, and timings do not wander.
     # A file stays with one worker, so that what it loads once is loaded once.
     session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env={**OFFLINE, "OMP_NUM_THREADS": "1"})

@@ -1,6 +1,6 @@
 """All that this package takes from thinker_common; the only module that names it.
 
-The modules at the end need torch or a data library and are loaded on first use: `--help` answers at once.
+What needs torch or a data library is loaded on first use, so that `--help` answers at once.
 """
 
 from importlib import import_module
@@ -16,43 +16,39 @@ from thinker_common.errors import SettingsError as SettingsError
 from thinker_common.errors import UserError as UserError
 from thinker_common.training import recipes as recipes
 
-_MODULES = {
-    "adapters": "thinker_common.models.adapters",
-    "benchmarks": "thinker_common.benchmarks",
-    "boundary": "thinker_common.likelihood.boundary",
-    "chat": "thinker_common.models.chat",
-    "evaluate": "thinker_common.evaluation.evaluate",
-    "generate": "thinker_common.evaluation.generate",
-    "load": "thinker_common.models.load",
-    "logprobs": "thinker_common.likelihood.logprobs",
-    "report": "thinker_common.evaluation.report",
-    "run_folder": "thinker_common.training.run_folder",
-    "scorer": "thinker_common.likelihood.scorer",
-    "sections": "thinker_common.training.sections",
-    "settings": "thinker_common.training.settings",
-    "statistics": "thinker_common.evaluation.statistics",
-    "user_file": "thinker_common.benchmarks.user_file",
+# Exported name -> module of the base, and the name in it; without one, the module itself.
+_LAZY = {
+    "AnswerScorer": "likelihood.scorer:AnswerScorer",
+    "BoxSplit": "likelihood.boundary:BoxSplit",
+    "RunFolder": "training.run_folder:RunFolder",
+    "ScoringItem": "likelihood.scorer:ScoringItem",
+    "benchmarks": "benchmarks",
+    "chat": "models.chat",
+    "encode_answer": "likelihood.boundary:encode_answer",
+    "load_settings": "training.settings:load_settings",
+    "sections": "training.sections",
+    "split_response": "likelihood.boundary:split_response",
+    "token_logprobs": "likelihood.logprobs:token_logprobs",
 }
 
 if TYPE_CHECKING:
+    from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer
+    from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
+
     from thinker_common import benchmarks as benchmarks
-    from thinker_common.benchmarks import user_file as user_file
-    from thinker_common.evaluation import evaluate as evaluate
-    from thinker_common.evaluation import generate as generate
-    from thinker_common.evaluation import report as report
-    from thinker_common.evaluation import statistics as statistics
-    from thinker_common.likelihood import boundary as boundary
-    from thinker_common.likelihood import logprobs as logprobs
-    from thinker_common.likelihood import scorer as scorer
-    from thinker_common.models import adapters as adapters
+    from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
+    from thinker_common.likelihood.boundary import encode_answer as encode_answer
+    from thinker_common.likelihood.boundary import split_response as split_response
+    from thinker_common.likelihood.logprobs import token_logprobs as token_logprobs
     from thinker_common.models import chat as chat
-    from thinker_common.models import load as load
-    from thinker_common.training import run_folder as run_folder
     from thinker_common.training import sections as sections
-    from thinker_common.training import settings as settings
+    from thinker_common.training.run_folder import RunFolder as RunFolder
+    from thinker_common.training.settings import load_settings as load_settings
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(_MODULES[name])
+    module, _, attribute = _LAZY[name].partition(":")
+    loaded = import_module(f"thinker_common.{module}")
+    return getattr(loaded, attribute) if attribute else loaded

@@ -10,7 +10,7 @@ from ._version import __version__
 app = new_app(
     "generalthinker",
     __version__,
-    "GeneralThinker (arXiv 2605.27934): reinforcement learning of reasoning from reference answers, no verifier needed.",
+    "GeneralThinker (arXiv 2605.27934): reinforcement learning of reasoning without a verifier.",
 )
 
 
@@ -44,16 +44,18 @@ def train_command(
     if limit is not None:
         given.append(f"data.limit={limit}")
 
+    from ._common import load_settings
+    from .config import Settings
+
+    settings = load_settings(Settings, recipe_text=text, recipe_name=name, overrides=given)
+    if data_dir is not None:
+        settings.data.data_dir = str(data_dir)
+
     from rich.console import Console
 
-    from ._common import settings
-    from .config import Settings
     from .train import train
 
-    resolved = settings.load_settings(Settings, recipe_text=text, recipe_name=name, overrides=given)
-    if data_dir is not None:
-        resolved.data.data_dir = str(data_dir)
-    train(resolved, output or _new_output(name), seed=seed, dry_run=dry_run, console=Console())
+    train(settings, output or _new_output(name), seed=seed, dry_run=dry_run, console=Console())
 
 
 def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:
