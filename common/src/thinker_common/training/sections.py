@@ -44,6 +44,7 @@ class DataSettings:
     benchmark: str | None = "chains"
     train_file: str | None = None  # set: used in place of the benchmark
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the file's column, e.g. {question: prompt}
+    kind: Literal["math", "mcq", "bool", "text"] = "math"  # how the answers of train_file are compared
     split: str = "train"
     limit: int | None = None  # a seeded sample of this many problems
     seed: int = 0

@@ -20,12 +20,16 @@ from thinker_common.training import recipes as recipes
 _LAZY = {
     "AnswerScorer": "likelihood.scorer:AnswerScorer",
     "BoxSplit": "likelihood.boundary:BoxSplit",
+    "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
+    "Problem": "benchmarks.problem:Problem",
     "RunFolder": "training.run_folder:RunFolder",
     "ScoringItem": "likelihood.scorer:ScoringItem",
-    "benchmarks": "benchmarks",
     "chat": "models.chat",
     "encode_answer": "likelihood.boundary:encode_answer",
+    "load_benchmark": "benchmarks:load_benchmark",
+    "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_settings": "training.settings:load_settings",
+    "sample": "benchmarks:sample",
     "sections": "training.sections",
     "split_response": "likelihood.boundary:split_response",
     "token_logprobs": "likelihood.logprobs:token_logprobs",
@@ -35,7 +39,11 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
 
-    from thinker_common import benchmarks as benchmarks
+    from thinker_common.benchmarks import load_benchmark as load_benchmark
+    from thinker_common.benchmarks import sample as sample
+    from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
+    from thinker_common.benchmarks.problem import Problem as Problem
+    from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
     from thinker_common.likelihood.boundary import encode_answer as encode_answer
     from thinker_common.likelihood.boundary import split_response as split_response
