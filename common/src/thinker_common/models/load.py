@@ -1,0 +1,168 @@
+"""Loading a policy and its tokenizer: a Hugging Face id, a local folder, or the embedded model.
+
+What cannot be loaded is an error that names the folder or id, what is wrong with it and what to do. Weights come from
+safetensors files only, and code from a model's folder is not run: both are untrusted input.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import SettingsError, UserError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# One of these is in every folder that has a tokenizer.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
+def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, padding on the left, with a padding token (end of sequence if it has none of its own).
+
+    Raises:
+        UserError: no such folder, a folder without a tokenizer, an id that cannot be reached.
+    """
+    source = _source(name_or_path, revision)
+    if source.is_folder and not any((Path(source.name) / file).is_file() for file in _TOKENIZER_FILES):
+        raise UserError(
+            f"{source.name}: no tokenizer in this folder (none of {', '.join(_TOKENIZER_FILES)}); "
+            "save it there with tokenizer.save_pretrained(folder)"
+        )
+    with _loading(source):
+        tokenizer = AutoTokenizer.from_pretrained(source.name, revision=revision, padding_side="left")
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"{source.name}: the tokenizer has neither a padding nor an end-of-sequence token")
+        warnings.warn(
+            f"{source.name}: the tokenizer has no padding token; its end-of-sequence token {tokenizer.eos_token} is "
+            "used, so that only the attention mask tells the two apart",
+            stacklevel=2,
+        )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode, on the CPU; the caller moves it.
+
+    Args:
+        name_or_path: "embedded" or "embedded@<version>", a local folder, or an id on the Hugging Face hub.
+        dtype: auto is bfloat16 on a GPU that computes in it, else float32.
+        attn_implementation: as in transformers; default the model's own.
+        trust_remote_code: run Python code that comes with the model.
+
+    Raises:
+        UserError: no such folder, a folder without configuration or weights or with damaged ones, an id that cannot be
+            reached, a model that is not a causal language model.
+        SettingsError: an unknown dtype.
+    """
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise SettingsError(f"dtype = {dtype!r}: must be auto, {', '.join(_DTYPES)}")
+    source = _source(name_or_path, revision)
+    if source.is_folder:
+        _check_weights(Path(source.name))
+    with _loading(source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.name,
+            revision=revision,
+            dtype=_default_dtype() if dtype == "auto" else _DTYPES[dtype],
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    model, info = loaded
+    # Left alone, transformers fills weights that are missing or of another shape with random numbers.
+    for name, saved, expected in sorted(info["mismatched_keys"]):
+        raise UserError(f"{source.name}: {name} has shape {list(saved)}, config.json asks for {list(expected)}")
+    for name in sorted(info["missing_keys"]):
+        raise UserError(f"{source.name}: {len(info['missing_keys'])} weights are missing, the first is {name}")
+    return model
+
+
+def _default_dtype() -> torch.dtype:
+    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str  # what from_pretrained takes
+    is_folder: bool
+
+
+def _source(name_or_path: str | Path, revision: str | None) -> _Source:
+    name = str(name_or_path)
+    if name == "embedded" or name.startswith("embedded@"):
+        from .embedded import embedded_path
+
+        return _Source(str(embedded_path(name)), is_folder=True)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise SettingsError(f"revision = {revision!r}: the folder {name} has no revisions, only a hub id has")
+        return _Source(str(path), is_folder=True)
+    if path.exists():
+        raise UserError(f"{name}: this is a file; give the folder that holds config.json and the weights")
+    # An id on the hub is `name` or `owner/name`.
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"{name}: there is no such folder")
+    return _Source(name, is_folder=False)
+
+
+def _check_weights(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(f"{folder}: this folder holds an adapter, not a model; merge it into its base model first")
+        raise UserError(f"{folder}: no config.json in this folder, so it is not a Hugging Face model")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{index}: not an index of weights ({error!r})") from error
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing:
+            raise UserError(f"{folder}: {len(missing)} of {len(shards)} weight files are missing: {', '.join(missing)}")
+    elif not (folder / "model.safetensors").is_file():
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+            raise UserError(
+                f"{folder}: the weights are in pickle files, which can run code and are not loaded; "
+                "save the model as safetensors: model.save_pretrained(folder)"
+            )
+        raise UserError(f"{folder}: no weights in this folder (no model.safetensors)")
+
+
+@contextmanager
+def _loading(source: _Source) -> Iterator[None]:
+    """Turn what transformers raises for a model that cannot be loaded into a UserError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        advice = ""
+        if not source.is_folder:
+            advice = (
+                "; check the id and the connection, log in if the model is gated (hf auth login), or download it "
+                f"where there is a connection (hf download {source.name} --local-dir FOLDER) and give the folder"
+            )
+        raise UserError(f"{source.name}: cannot be loaded: {reason}{advice}") from error
