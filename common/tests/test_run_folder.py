@@ -38,6 +38,14 @@ def test_create_refuses_a_folder_with_other_files(tmp_path):
         RunFolder.create(tmp_path)
 
 
+def test_asking_whether_a_folder_is_free_makes_nothing(tmp_path):
+    RunFolder(tmp_path / "a" / "b").check_free()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match="holds another run"):
+        RunFolder(tmp_path).check_free()
+
+
 def test_create_refuses_a_file_and_a_path_below_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -48,7 +56,7 @@ def test_create_refuses_a_file_and_a_path_below_a_file(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_create_refuses_a_folder_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be made"):
         RunFolder.create(tmp_path / "run")
     tmp_path.chmod(0o700)
 

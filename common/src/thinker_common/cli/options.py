@@ -18,7 +18,12 @@ Output = Annotated[
     typer.Option("--output", metavar="DIR", help="A new folder for all results.", show_default="a new one in runs/"),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train and write nothing.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all that is random.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", min=0, metavar="N", help="Seed of all that is random.", show_default="training.seed, else 0"
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use a seeded sample of N problems.")]
 DataDir = Annotated[
     Path | None,

@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,21 +34,30 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> "RunFolder":
-        """A new or empty folder. UserError if it holds another run, or anything else, or cannot be made."""
+        """Makes the folder. UserError as for `check_free`, or if it cannot be made."""
         folder = cls(path)
+        folder.check_free()
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
-            held = sorted(entry.name for entry in folder.path.iterdir())
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(f"output {folder.path} is or lies below a file: choose another --output") from error
         except PermissionError as error:
-            raise UserError(f"output {folder.path} cannot be written: {error.strerror}") from error
+            raise UserError(f"output {folder.path} cannot be made: {error.strerror}") from error
+        return folder
+
+    def check_free(self) -> None:
+        """UserError if the folder holds another run or anything else. Makes nothing, so it can be asked early."""
+        try:
+            held = sorted(entry.name for entry in self.path.iterdir())
+        except FileNotFoundError:
+            held = []
+        except NotADirectoryError as error:
+            raise UserError(f"output {self.path} is or lies below a file: choose another --output") from error
+        except PermissionError as error:
+            raise UserError(f"output {self.path} cannot be read: {error.strerror}") from error
         if "config.yaml" in held:
-            raise UserError(f"output {folder.path} holds another run: choose another --output or remove that folder")
+            raise UserError(f"output {self.path} holds another run: choose another --output or remove that folder")
         if held:
             names = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
-            raise UserError(f"output {folder.path} is not empty (it holds {names}): choose another --output")
-        return folder
+            raise UserError(f"output {self.path} is not empty (it holds {names}): choose another --output")
 
     @property
     def checkpoints(self) -> Path:
@@ -96,6 +106,11 @@ class RunFolder:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         write_atomic(self.path / "results.json", json.dumps(_jsonable(results), indent=2, allow_nan=False) + "\n")
+
+
+def new_output(name: str) -> Path:
+    """A folder below `runs/` for a run that was given none, told apart by the time."""
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def write_atomic(path: str | os.PathLike[str], text: str) -> None:

@@ -10,48 +10,83 @@ from thinker_common.cli import options as options
 from thinker_common.cli.app import new_app as new_app
 from thinker_common.cli.app import run as run
 from thinker_common.cli.doctor import add_doctor as add_doctor
+from thinker_common.cli.evaluate import add_evaluate as add_evaluate
 from thinker_common.cli.recipes import recipes_app as recipes_app
 from thinker_common.errors import DataError as DataError
 from thinker_common.errors import SettingsError as SettingsError
 from thinker_common.errors import UserError as UserError
 from thinker_common.training import recipes as recipes
+from thinker_common.training.run_folder import RunFolder as RunFolder
+from thinker_common.training.run_folder import new_output as new_output
 
 # Exported name -> module of the base, and the name in it; without one, the module itself.
 _LAZY = {
     "AnswerScorer": "likelihood.scorer:AnswerScorer",
     "BoxSplit": "likelihood.boundary:BoxSplit",
+    "COLUMNS": "evaluation.table:COLUMNS",
+    "Curves": "evaluation.report:Curves",
+    "EvaluationResult": "evaluation.evaluate:EvaluationResult",
+    "Generator": "evaluation.generate:Generator",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
     "Problem": "benchmarks.problem:Problem",
-    "RunFolder": "training.run_folder:RunFolder",
     "ScoringItem": "likelihood.scorer:ScoringItem",
+    "Table": "evaluation.report:Table",
+    "Texts": "evaluation.report:Texts",
+    "TokenHeat": "evaluation.report:TokenHeat",
+    "add_lora": "models.adapters:add_lora",
+    "cells": "evaluation.table:cells",
     "chat": "models.chat",
-    "encode_answer": "likelihood.boundary:encode_answer",
+    "check_arguments": "training.settings:check_arguments",
+    "compare": "evaluation.comparison:compare",
+    "evaluate": "evaluation.evaluate:evaluate",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_jsonl": "benchmarks.user_file:load_jsonl",
+    "load_policy": "models.load:load_policy",
     "load_settings": "training.settings:load_settings",
+    "load_tokenizer": "models.load:load_tokenizer",
+    "merge_and_export": "models.adapters:merge_and_export",
+    "progress_bar": "evaluation.progress:progress_bar",
     "sample": "benchmarks:sample",
     "sections": "training.sections",
     "split_response": "likelihood.boundary:split_response",
+    "to_yaml": "training.settings:to_yaml",
     "token_logprobs": "likelihood.logprobs:token_logprobs",
+    "write_report": "evaluation.report:write_report",
 }
 
 if TYPE_CHECKING:
-    from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer
-    from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
+    from thinker_common.evaluation.report import Curves as Curves
+    from thinker_common.evaluation.report import Table as Table
+    from thinker_common.evaluation.report import Texts as Texts
+    from thinker_common.evaluation.report import TokenHeat as TokenHeat
+    from thinker_common.evaluation.report import write_report as write_report
+    from thinker_common.models.adapters import add_lora as add_lora
+    from thinker_common.models.adapters import merge_and_export as merge_and_export
 
     from thinker_common.benchmarks import load_benchmark as load_benchmark
     from thinker_common.benchmarks import sample as sample
     from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
     from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
+    from thinker_common.evaluation.comparison import compare as compare
+    from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
+    from thinker_common.evaluation.evaluate import evaluate as evaluate
+    from thinker_common.evaluation.generate import Generator as Generator
+    from thinker_common.evaluation.progress import progress_bar as progress_bar
+    from thinker_common.evaluation.table import COLUMNS as COLUMNS
+    from thinker_common.evaluation.table import cells as cells
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
-    from thinker_common.likelihood.boundary import encode_answer as encode_answer
     from thinker_common.likelihood.boundary import split_response as split_response
     from thinker_common.likelihood.logprobs import token_logprobs as token_logprobs
+    from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer
+    from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
     from thinker_common.models import chat as chat
+    from thinker_common.models.load import load_policy as load_policy
+    from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import sections as sections
-    from thinker_common.training.run_folder import RunFolder as RunFolder
+    from thinker_common.training.settings import check_arguments as check_arguments
     from thinker_common.training.settings import load_settings as load_settings
+    from thinker_common.training.settings import to_yaml as to_yaml
 
 
 def __getattr__(name: str) -> Any:

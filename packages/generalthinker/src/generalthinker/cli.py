@@ -1,10 +1,9 @@
 """The command line. Verbs parse and hand over; what they do is in `train`, `inspect` and the base."""
 
-import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from ._common import UserError, add_doctor, new_app, options, recipes, recipes_app, run
+from ._common import UserError, add_doctor, add_evaluate, new_app, new_output, options, recipes, recipes_app, run
 from ._version import __version__
 
 app = new_app(
@@ -20,7 +19,7 @@ def train_command(
     recipe: options.Recipe = None,
     config: options.Config = None,
     output: options.Output = None,
-    seed: options.Seed = 0,
+    seed: options.Seed = None,
     limit: options.Limit = None,
     data_dir: options.DataDir = None,
     dry_run: options.DryRun = False,
@@ -55,7 +54,13 @@ def train_command(
 
     from .train import train
 
-    train(settings, output or _new_output(name), seed=seed, dry_run=dry_run, console=Console())
+    train(
+        settings,
+        output or new_output(Path(name).stem),
+        seed=settings.training.get("seed", 0) if seed is None else seed,
+        dry_run=dry_run,
+        console=Console(),
+    )
 
 
 def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:
@@ -70,12 +75,8 @@ def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:
         raise UserError(f"{config}: not UTF-8 text (byte {error.start})") from error
 
 
-def _new_output(recipe_name: str) -> Path:
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{Path(recipe_name).stem}-{now}"
-
-
 app.add_typer(recipes_app(__package__, "generalthinker", example="embedded"), name="recipes")
+add_evaluate(app)
 add_doctor(app, ["generalthinker", "thinker-common"])
 
 
