@@ -76,6 +76,8 @@ class Generator:
         self.max_tokens_per_batch = max_tokens_per_batch
         self.seed = seed
         self._base: PreTrainedModel = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+        # Tokens of prompt and response together; None for models without a limit of their own.
+        self.context: int | None = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self._base, tokenizer)
         # Padding is masked, so any id will do where the tokenizer has none.
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_ids, default=0)
@@ -111,12 +113,12 @@ class Generator:
     def _check_lengths(self, prompt_ids: Sequence[Sequence[int]]) -> None:
         assert all(len(ids) > 0 for ids in prompt_ids), "a prompt has at least one token"
         longest = max((len(ids) for ids in prompt_ids), default=0)
-        context = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
-        if context is not None and longest + self.max_new_tokens > context:
-            advice = f"set it to at most {context - longest}" if longest < context else "leave out such prompts"
+        if self.context is not None and longest + self.max_new_tokens > self.context:
+            room = self.context - longest
+            advice = f"set it to at most {room}" if room > 0 else "leave out such prompts"
             raise UserError(
                 f"the longest prompt has {longest} tokens; with max_new_tokens = {self.max_new_tokens} it exceeds the "
-                f"model's context of {context} tokens: {advice}"
+                f"model's context of {self.context} tokens: {advice}"
             )
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:

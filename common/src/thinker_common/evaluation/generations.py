@@ -1,0 +1,104 @@
+"""`generations.jsonl`: one line for the settings, then one a response, appended as batches finish.
+
+A killed run leaves whole lines, save perhaps the last, and goes on from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..benchmarks.jsonl import parse_lines, read_bytes
+from ..errors import UserError
+
+Row = Mapping[str, Any]
+
+
+def read_generations(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(settings, rows) of a file; a last line that was not written to its end does not count.
+
+    Raises DataError, with the line, for a file that is missing or broken or no `generations.jsonl`.
+    """
+    path = Path(path)
+    content = read_bytes(path)
+    whole = content[: content.rfind(b"\n") + 1]
+    if not whole:
+        return {}, []
+    lines = list(parse_lines(path, whole))
+    header = lines[0].row
+    if not isinstance(header.get("settings"), dict):
+        raise lines[0].error("no settings of an evaluation here; this is another kind of file")
+    rows: dict[str, dict[str, Any]] = {}
+    for line in lines[1:]:
+        if "id" not in line.row:
+            raise line.error("a row without an id")
+        if line.row["id"] in rows:
+            raise line.error(f"the problem {line.row['id']!r} again")
+        rows[line.row["id"]] = line.row
+    return header["settings"], list(rows.values())
+
+
+class GenerationsFile:
+    """An open `generations.jsonl` of one evaluation: the rows it already holds, and a place to append more."""
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+        """Begin the file, or go on with one that was written under the same settings.
+
+        Raises UserError, naming what differs, when it was written under others; DataError when it is broken.
+        """
+        self.path = Path(path)
+        self.rows: list[dict[str, Any]] = []
+        settings = json.loads(json.dumps(settings))  # as they come back from a file: tuples are lists
+        written: dict[str, Any] = {}
+        if self.path.exists():
+            written, self.rows = read_generations(self.path)
+        if written and written != settings:
+            raise UserError(_what_differs(self.path, written, settings))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
+        content = read_bytes(self.path)
+        self._file.truncate(content.rfind(b"\n") + 1)
+        if not written:
+            self._write([{"settings": settings}])
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows, on the disk when this returns. After an OSError (disk full) the file is as it was before."""
+        self._write(rows)
+        self.rows.extend(dict(row) for row in rows)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        content = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._file.truncate(end)
+            error.filename = os.fspath(self.path)
+            raise
+
+    def __enter__(self) -> GenerationsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _what_differs(path: Path, written: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    differences = [
+        f"{name} was {json.dumps(written.get(name))} and is {json.dumps(settings.get(name))}"
+        for name in {**written, **settings}
+        if written.get(name) != settings.get(name)
+    ]
+    return (
+        f"{path} was written under other settings: {'; '.join(differences)}. "
+        "Choose another output, or remove that file to begin anew"
+    )

@@ -1,0 +1,398 @@
+r"""Evaluation end to end, on a small model that was taught to answer some questions right, some wrong, some without a box."""
+
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from thinker_common.benchmarks.boxed import last_boxed
+from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
+from thinker_common.errors import DataError, UserError
+from thinker_common.evaluation.evaluate import compare, evaluate, model_fingerprint
+from thinker_common.evaluation.generations import GenerationsFile, read_generations
+from thinker_common.likelihood.boundary import split_response
+from thinker_common.models.chat import render_prompt
+
+# Question, gold, what the model learns to say; None: it never stops.
+LESSONS = [
+    ("one", "5", r"so \boxed{5}"),
+    ("two", "-5", r"so \boxed{-5}"),
+    ("three", "7", r"so \boxed{12}"),
+    ("four", "1/2", r"so \boxed{\frac{1}{2}}"),
+    ("five", "8", r"\boxed{3} no wait \boxed{8}"),
+    ("six", "9", "the answer is 9"),
+    ("seven", "4", r"and so on \boxed{4} and so on and so on and so on and so on and so on and so on"),
+    ("eight", "6", r"so \boxed{}"),
+]
+MAX_NEW_TOKENS = 48
+TEMPLATE = "{question}?"
+
+
+def make_benchmark(limit: int = len(LESSONS)) -> LoadedBenchmark:
+    problems = tuple(
+        Problem(id=f"lessons/test/{word}", question=word, answer=gold, kind="math") for word, gold, _ in LESSONS[:limit]
+    )
+    return LoadedBenchmark("lessons", "test", problems, None, "written for this test", 1, {"no answer": 2})
+
+
+@pytest.fixture(scope="module")
+def taught(tokenizers):
+    """A two-layer model that has the lessons by heart, and its tokenizer."""
+    tokenizer = tokenizers["gpt2"]
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    rows = []
+    for word, _, response in LESSONS:
+        prompt = render_prompt(tokenizer, TEMPLATE.replace("{question}", word))
+        rows.append((prompt, tokenizer(response)["input_ids"] + [tokenizer.eos_token_id]))
+    width = max(len(prompt) + len(response) for prompt, response in rows)
+    ids_BT = torch.tensor([p + r + [tokenizer.pad_token_id] * (width - len(p) - len(r)) for p, r in rows])
+    labels_BT = torch.tensor([[-100] * len(p) + r + [-100] * (width - len(p) - len(r)) for p, r in rows])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(300):
+        loss = model(input_ids=ids_BT, labels=labels_BT).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loss < 2e-3:
+            break
+    assert loss < 0.05, "the lessons were not learnt"
+    return model.eval(), tokenizer
+
+
+def run(taught, output=None, benchmark=None, **settings):
+    model, tokenizer = taught
+    settings = {"template": TEMPLATE, "max_new_tokens": MAX_NEW_TOKENS, **settings}
+    return evaluate(model, tokenizer, benchmark or make_benchmark(), output=output, **settings)
+
+
+# --- the figures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def result(taught):
+    return run(taught)
+
+
+def test_rows(result, taught):
+    said = {word: response for word, _, response in LESSONS}
+    _, tokenizer = taught
+    assert [row["id"] for row in result.rows] == [f"lessons/test/{word}" for word, _, _ in LESSONS]
+    for row in result.rows:
+        response = said[row["id"].rpartition("/")[2]]
+        length = len(tokenizer(response)["input_ids"])
+        assert row["truncated"] == (length >= MAX_NEW_TOKENS)
+        assert response.startswith(row["text"]) and row["tokens"] == min(length, MAX_NEW_TOKENS)
+        assert row["boxed"] == (last_boxed(row["text"]) is not None)
+    verdicts = {row["id"].rpartition("/")[2]: row["correct"] for row in result.rows}
+    assert verdicts == {
+        "one": True, "two": True, "three": False, "four": True, "five": True, "six": False, "seven": True, "eight": False
+    }  # fmt: skip
+
+
+def test_figures(result):
+    summary = result.to_dict()
+    assert (summary["n"], summary["accuracy"]) == (8, 5 / 8)
+    assert summary["standard_error"] == pytest.approx(math.sqrt(5 / 8 * 3 / 8 / 7))
+    assert summary["boxed_rate"] == 7 / 8
+    assert summary["accuracy_given_boxed"] == 5 / 7
+    assert summary["no_answer_rate"] == 2 / 8  # no box, and an empty one
+    assert summary["truncation_rate"] == 1 / 8
+    assert summary["timed_out"] == 0
+    assert summary["answer_loglik_n"] == 7
+    assert summary["mean_tokens"] == sum(row["tokens"] for row in result.rows) / 8
+    assert summary["wilson_interval"][0] < 5 / 8 < summary["wilson_interval"][1]
+    assert summary["grader"] == "default" and summary["seed"] == 0 and summary["dropped"] == {"no answer": 2}
+    assert summary["decoding"] == {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
+    assert "rows" not in summary and json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+@torch.no_grad()
+def test_answer_logliks_against_brute_force(result, taught):
+    """log p(target | prompt, y_R), and of all tokens that begin with }, by a full softmax in float64."""
+    model, tokenizer = taught
+    closing = [token for token in range(len(tokenizer)) if tokenizer.decode([token]).startswith("}")]
+    checked = 0
+    for row in result.rows:
+        word = row["id"].rpartition("/")[2]
+        if not row["boxed"]:
+            assert row["answer_loglik"] is None
+            continue
+        response = tokenizer(row["text"])["input_ids"]
+        split = split_response(tokenizer, response, truncated=False)
+        prompt = render_prompt(tokenizer, TEMPLATE.replace("{question}", word))
+        before = prompt + list(response[: split.reasoning_length])
+        answer = tokenizer(split.opening + row["answer"])["input_ids"]
+        if tokenizer(split.opening + row["answer"] + "}")["input_ids"][: len(answer)] != answer:
+            continue  # the last token of the answer holds the brace too; the scorer's own tests cover that
+        logits_TV = model(torch.tensor([before + answer])).logits[0].double()
+        logprobs_TV = torch.log_softmax(logits_TV[len(before) - 1 :], -1)
+        expected = sum(float(logprobs_TV[i, token]) for i, token in enumerate(answer))
+        expected += float(torch.logsumexp(logprobs_TV[len(answer), closing], 0))
+        assert row["answer_loglik"] == pytest.approx(expected, abs=1e-4), row["id"]
+        checked += 1
+    assert checked >= 5
+
+
+def test_batching_changes_nothing(result, taught):
+    for budget in (1, 150):
+        rows = run(taught, max_tokens_per_batch=budget).rows
+        for one, other in zip(result.rows, rows, strict=True):
+            assert {**one, "answer_loglik": None} == {**other, "answer_loglik": None}
+            if one["answer_loglik"] is not None:
+                assert one["answer_loglik"] == pytest.approx(other["answer_loglik"], abs=1e-4)
+
+
+def test_figures_that_do_not_exist_are_null(taught):
+    problems = (Problem(id="lessons/test/six", question="six", answer="9", kind="math"),)
+    benchmark = LoadedBenchmark("lessons", "test", problems, None, "", 1)
+    summary = run(taught, benchmark=benchmark).to_dict()
+    assert summary["accuracy_given_boxed"] is None and summary["standard_error"] is None
+    assert (summary["answer_loglik"], summary["answer_loglik_n"]) == (None, 0)
+
+
+def test_without_scoring_there_is_no_loglik(taught):
+    result = run(taught, score_answers=False)
+    assert all(row["answer_loglik"] is None for row in result.rows) and result.answer_loglik_n == 0
+    assert result.accuracy == 5 / 8
+
+
+def test_progress_counts_up_to_the_end(taught):
+    seen = []
+    run(taught, max_tokens_per_batch=1, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 8) for done in range(9)]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        r"so \boxed{5}",
+        r"so \boxed{-5} or \boxed{(1, 2)}",
+        r"\boxed{5",
+        r"so \boxed{3} and \boxed{5",
+        "so 5",
+        r"so \boxed{}",
+    ],
+)
+def test_grader_and_boundary_rule_agree_on_what_a_closed_box_is(taught, response):
+    _, tokenizer = taught
+    split = split_response(tokenizer, tokenizer(response)["input_ids"], truncated=False)
+    boxed = last_boxed(response)
+    assert (boxed is None) == (split.reason in ("no_box", "unbalanced"))
+    assert (boxed or "") == split.answer_text.strip()
+
+
+# --- the file, and going on after a kill -----------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_after(batches: int):
+    calls = 0
+
+    def progress(done, total):
+        nonlocal calls
+        calls += 1
+        if calls == batches + 1:  # the first call comes before any batch
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("batches", [0, 1, 5])
+@pytest.mark.parametrize("torn", [b"", b'{"id": "lessons/test/th', b"\x00\xff"])
+def test_a_killed_evaluation_goes_on_without_repeating_or_losing_a_row(taught, tmp_path, result, batches, torn):
+    output = tmp_path / "deep" / "generations.jsonl"
+    with pytest.raises(Killed):
+        run(taught, output, max_tokens_per_batch=1, progress=killed_after(batches))
+    before = output.read_bytes()
+    with open(output, "ab") as file:
+        file.write(torn)
+    done = []
+    again = run(taught, output, max_tokens_per_batch=1, progress=lambda *counts: done.append(counts))
+    assert output.read_bytes().startswith(before), "what was written stays as it was"
+    assert done[0] == (batches, 8) and done[-1] == (8, 8) and len(done) == 9 - batches
+    ids = [json.loads(line)["id"] for line in output.read_text().splitlines()[1:]]
+    assert sorted(ids) == sorted(row["id"] for row in result.rows)
+    assert [row["text"] for row in again.rows] == [row["text"] for row in result.rows]
+    assert again.to_dict()["accuracy"] == result.accuracy
+
+
+def test_a_finished_file_is_read_and_nothing_is_generated(taught, tmp_path, monkeypatch):
+    output = tmp_path / "generations.jsonl"
+    first = run(taught, output)
+    content = output.read_bytes()
+    monkeypatch.setattr(LlamaForCausalLM, "generate", None)
+    second = run(taught, output)
+    assert output.read_bytes() == content
+    assert second.to_dict() == first.to_dict() and second.rows == first.rows
+
+
+KILLED_RUN = """
+import os, pickle, signal, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from thinker_common.evaluation.evaluate import evaluate
+model, output, arguments = sys.argv[1:]
+def progress(done, total):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+with open(arguments, "rb") as file:
+    benchmark, settings = pickle.load(file)
+evaluate(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), benchmark,
+         output=output, progress=progress, **settings)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_real_kill(taught, tmp_path, result):
+    model, tokenizer = taught
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    settings = {"template": TEMPLATE, "max_new_tokens": MAX_NEW_TOKENS, "max_tokens_per_batch": 1}
+    (tmp_path / "arguments").write_bytes(pickle.dumps((make_benchmark(), settings)))
+    output = tmp_path / "generations.jsonl"
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, tmp_path / "model", output, tmp_path / "arguments"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert len(read_generations(output)[1]) == 3
+    again = run(taught, output, max_tokens_per_batch=1)
+    assert [row["text"] for row in again.rows] == [row["text"] for row in result.rows]
+    assert len(read_generations(output)[1]) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_new_tokens": 32}, "max_new_tokens was 48 and is 32"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"grader": "generalthinker"}, 'grader was "default" and is "generalthinker"'),
+        ({"template": "{question}!"}, r'template was "{question}?" and is "{question}!"; prompts was'),
+        ({"benchmark": make_benchmark(limit=4)}, "n was 8 and is 4; problems was"),
+        ({"temperature": 1.0}, "temperature was 0.0 and is 1.0"),
+    ],
+)
+def test_a_file_of_other_settings_is_refused_and_left_alone(taught, tmp_path, change, message):
+    output = tmp_path / "generations.jsonl"
+    with pytest.raises(Killed):
+        run(taught, output, max_tokens_per_batch=1, progress=killed_after(2))
+    content = output.read_bytes()
+    with pytest.raises(UserError) as caught:
+        run(taught, output, **change)
+    assert message in str(caught.value) and "Choose another output" in str(caught.value)
+    assert output.read_bytes() == content
+
+
+def test_a_file_of_another_model_is_refused(taught, tmp_path):
+    model, tokenizer = taught
+    output = tmp_path / "generations.jsonl"
+    run(taught, output)
+    other = LlamaForCausalLM(model.config)
+    other.load_state_dict(model.state_dict())
+    assert model_fingerprint(other) == model_fingerprint(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.001)
+    with pytest.raises(UserError, match="model was"):
+        run((other, tokenizer), output)
+
+
+def test_a_full_disk_leaves_the_rows_there_were(tmp_path, monkeypatch):
+    path = tmp_path / "generations.jsonl"
+    with GenerationsFile(path, {"n": 2}) as file:
+        file.append([{"id": "a"}])
+        content = path.read_bytes()
+
+        def full(handle):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            file.append([{"id": "b"}])
+        assert caught.value.filename == str(path)
+        assert path.read_bytes() == content and [row["id"] for row in file.rows] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"question": "Q?"}\n', "line 1, column 1: no settings of an evaluation here"),
+        ('{"settings": {}}\n{"id": "a"}\n{"id": "a"}\n', "line 3, column 1: the problem 'a' again"),
+        ('{"settings": {}}\n{"id": \n', "line 2, column 8: broken JSON"),
+        ('{"settings": {}}\n{"text": "x"}\n', "line 2, column 1: a row without an id"),
+    ],
+)
+def test_files_that_are_no_generations(tmp_path, content, message):
+    path = tmp_path / "generations.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_generations(path)
+    assert message in str(caught.value)
+
+
+def test_a_prompt_without_room_stops_before_anything_is_generated(taught, tmp_path):
+    with pytest.raises(UserError, match="exceeds the model's context of 128 tokens"):
+        run(taught, tmp_path / "generations.jsonl", max_new_tokens=127)
+
+
+# --- two evaluations -------------------------------------------------------------------------------------------------
+
+
+def rows_of(correct, **fields):
+    return [
+        {"id": f"p{i}", "correct": bool(value), "grader": "default", "prompt_hash": f"h{i}", **fields}
+        for i, value in enumerate(correct)
+    ]
+
+
+def test_compare_counts_pairs_whatever_their_order():
+    a, b = rows_of([1, 1, 1, 1, 1, 1, 0, 0]), rows_of([0, 0, 0, 0, 0, 1, 0, 1])
+    comparison = compare(a, list(reversed(b)))
+    assert (comparison.both, comparison.only_a, comparison.only_b, comparison.neither) == (1, 5, 1, 1)
+    assert comparison.p_value == 14 / 64
+    assert (comparison.accuracy_a, comparison.accuracy_b, comparison.difference) == (6 / 8, 2 / 8, 4 / 8)
+    low, high = comparison.interval
+    assert low < 0.5 < high and comparison == compare(a, b)
+    assert json.loads(json.dumps(comparison.to_dict(), allow_nan=False))["interval"] == [low, high]
+
+
+def test_compare_refuses_what_is_not_comparable():
+    a = rows_of([1, 0, 1])
+    with pytest.raises(UserError, match="these have 3 and 2, 2 of them shared"):
+        compare(a, a[:2])
+    with pytest.raises(UserError, match="the grader differs for p0: default and generalthinker"):
+        compare(a, rows_of([1, 0, 1], grader="generalthinker"))
+    with pytest.raises(UserError, match="the question, its options or its gold answer differs for p0"):
+        compare(a, rows_of([1, 0, 1], prompt_hash="other"))
+    with pytest.raises(UserError, match="no rows"):
+        compare([], [])
+
+
+def test_rows_of_real_evaluations_compare(result, taught):
+    comparison = compare(result.rows, run(taught, grader="default", max_tokens_per_batch=200).rows)
+    assert (comparison.only_a, comparison.only_b, comparison.p_value) == (0, 0, 1.0)
