@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 MERGES_WITH_BRACE = '\\-($"['
 
 CORPUS = [rf"the answer is \boxed{{{first}5}} or {{{first}x" for first in MERGES_WITH_BRACE] * 60 + [
-    r"so \boxed{12} and \frac{1}{2}} = 0.5, (1,2)} }. }$ }} 3 + 4 = 7",
+    r"so \boxed{12} and $\boxed{7}$ \boxed{7}. \frac{1}{2}} = 0.5, (1,2)} }} 3 + 4 = 7",
     "words and letters: a b c, naïve 中文 ∑ – 🙂",
 ] * 10
 

@@ -135,7 +135,7 @@ def encode_answer(
     """
     if not answer:
         raise ValueError("an empty answer has no tokens to score")
-    anchor_ids, ids = _encode_mid_text(tokenizer, opening + answer + closing)
+    anchor_ids, ids = _anchored(tokenizer, opening + answer + closing)
     if tokenizer.unk_token_id in ids:
         raise ValueError(f"the tokenizer cannot represent the answer {answer!r}: it becomes {tokenizer.unk_token}")
     # The text as the tokenizer has it: it may normalise Unicode, so that only the ends are surely as given.
@@ -156,6 +156,22 @@ def encode_answer(
         answer_mask=tuple(i < first_closing + merged for i in range(len(ids))),
         closing_mask=tuple(i >= first_closing for i in range(len(ids))),
     )
+
+
+def encode_mid_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text that goes on from a token boundary: no special tokens, and no space put before it."""
+    return _anchored(tokenizer, text)[1]
+
+
+def encode_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text that starts a sequence: after the beginning-of-sequence token if the tokenizer adds one by itself.
+
+    An end-of-sequence token, which some tokenizers add as well, is left out: the sequence goes on.
+    """
+    ids = _encode(tokenizer, text)
+    bos = tokenizer.bos_token_id
+    adds_bos = bos is not None and tokenizer("0")["input_ids"][0] == bos
+    return [bos, *ids] if adds_bos and ids[:1] != [bos] else ids
 
 
 def _closing_brace(text: str, start: int) -> int | None:
@@ -181,11 +197,10 @@ def _tokens_covering(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], pre
     return bisect_left(range(len(ids)), True, key=lambda n: _decode(tokenizer, ids[:n]).startswith(prefix))
 
 
-def _encode_mid_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """(anchor_ids, ids): the ids of `text` as it is tokenized after a token boundary, where no space is put before it.
+def _anchored(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """(anchor_ids, ids): the ids of `text` in the middle of a text, and of what had to stand before it to get them.
 
-    The anchor is what had to stand before the text to get them; tokenizers that leave the start of a text alone need
-    none.
+    Tokenizers that leave the start of a text alone need no such anchor.
     """
     newline_ids = _encode(tokenizer, "\n")
     if _decode(tokenizer, newline_ids + _encode(tokenizer, "0")) == _decode(tokenizer, newline_ids) + "0":

@@ -22,7 +22,8 @@ Three things that are silent errors elsewhere, and are ruled out here:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
 from weakref import WeakKeyDictionary
@@ -150,6 +151,18 @@ def log_softmax(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
     return logits_NV.log_softmax(dim=-1)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module is back in the mode it was in."""
+    in_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
+
+
 @dataclass(frozen=True)
 class OutputHead:
     """The map from a decoder's last hidden state to logits: projection, then scale, then soft cap."""
@@ -237,15 +250,12 @@ def _agrees_with_own_forward(model: PreTrainedModel | PeftModel, head: OutputHea
     token_ids_BT = torch.arange(8, device=model.device).view(2, 4) % model.config.get_text_config().vocab_size
     inputs = _model_inputs(model, token_ids_BT, torch.ones_like(token_ids_BT))
     amplify = head.projection.register_forward_hook(lambda module, args, output: output * (30 / output.float().std()))
-    in_training = [module for module in model.modules() if module.training]
-    model.eval()  # dropout would make two forwards differ
     try:
-        expected_BTV = model(**inputs).logits.float()
-        logits_BTV = head(model.get_decoder()(**inputs).last_hidden_state).float()
+        with evaluation_mode(model):  # dropout would make two forwards differ
+            expected_BTV = model(**inputs).logits.float()
+            logits_BTV = head(model.get_decoder()(**inputs).last_hidden_state).float()
     finally:
         amplify.remove()
-        for module in in_training:
-            module.training = True
     if logits_BTV.shape != expected_BTV.shape:
         return False
     # Loose enough for bfloat16; a missing cap or scale is off by tens of per cent.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
+from ..likelihood.boundary import encode_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,10 +53,7 @@ def render_prompt(
     """
     template = _template_text(tokenizer, chat_template)
     if template is None:
-        text = f"{user_text}\n{assistant_prefix}"
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        adds_bos = tokenizer.bos_token_id is not None and tokenizer(text)["input_ids"][0] == tokenizer.bos_token_id
-        return [tokenizer.bos_token_id, *ids] if adds_bos and ids[0] != tokenizer.bos_token_id else ids
+        return encode_start(tokenizer, f"{user_text}\n{assistant_prefix}")
 
     text = _render(tokenizer, template, user_text, add_generation_prompt=True)
     head, kept_head = _head(tokenizer, template)
