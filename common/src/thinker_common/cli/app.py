@@ -55,6 +55,8 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in given
     given = [argument for argument in given if argument != "--traceback"]
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' progress bars, before they are imported
     try:
         # Not standalone: Typer then hands its usage errors over, and returns 130 for an interrupt.
         code = app(given or ["--help"], prog_name=app.info.name, standalone_mode=False)

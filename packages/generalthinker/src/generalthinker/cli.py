@@ -1,7 +1,9 @@
 """The command line. Verbs parse and hand over; what they do is in `train`, `inspect` and the base."""
 
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
+
+import typer
 
 from ._common import UserError, add_doctor, add_evaluate, new_app, new_output, options, recipes, recipes_app, run
 from ._version import __version__
@@ -61,6 +63,74 @@ def train_command(
         dry_run=dry_run,
         console=Console(),
     )
+
+
+@app.command("inspect")
+def inspect_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The policy: an id, a folder, or embedded.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="MODEL",
+            help="What the policy was before training.",
+            show_default="the policy itself",
+        ),
+    ] = None,
+    benchmark: Annotated[
+        str, typer.Option("--benchmark", metavar="NAME", help="Where the problem is from.")
+    ] = "chains",
+    index: Annotated[int, typer.Option("--index", min=0, metavar="N", help="Its place in the test split.")] = 0,
+    question: Annotated[str | None, typer.Option("--question", help="A question of your own, with --answer.")] = None,
+    answer: Annotated[str | None, typer.Option("--answer", help="Its reference answer.")] = None,
+    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Also write an HTML page.")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest response.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of a sampled response.")] = 0,
+    chat_template: Annotated[str, typer.Option("--chat-template", help="auto, none, or a .jinja file.")] = "auto",
+    data_dir: options.DataDir = None,
+) -> None:
+    """Draws the token credit of one response.
+
+    Blue tokens become more likely when the policy has seen the reference answer, red ones less likely.
+
+    \b
+    Examples:
+      generalthinker inspect embedded
+      generalthinker inspect runs/gsm8k/model --benchmark gsm8k --index 3 --page credit.html
+      generalthinker inspect embedded --question "What is 2 + 3?" --answer 5 --temperature 1
+    """
+    if (question is None) != (answer is None):
+        raise UserError("--question and --answer belong together")
+    if page is not None and page.exists():
+        raise UserError(f"{page} exists already: name another file with --page")
+
+    from rich.console import Console
+
+    from ._common import Problem, load_benchmark, load_policy, load_tokenizer
+    from .config import MethodSettings
+    from .inspect import inspect_response, show
+
+    if question is not None and answer is not None:
+        problem = Problem(id="command line", question=question, answer=answer, kind="math")
+    else:
+        problems = load_benchmark(benchmark, data_dir=data_dir).problems
+        if index >= len(problems):
+            raise UserError(f"--index {index}: {benchmark} has {len(problems)} problems, numbered from 0")
+        problem = problems[index]
+    policy = load_policy(model)
+    credit = inspect_response(
+        policy,
+        policy if reference is None else load_policy(reference),
+        load_tokenizer(model),
+        problem,
+        MethodSettings(),
+        chat_template=chat_template,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    show(credit, problem, page, Console())
 
 
 def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:
