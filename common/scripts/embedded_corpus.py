@@ -111,10 +111,10 @@ def _drill(rng: random.Random) -> str:
             lines.append(f"{phrases.digital(given)}{sign}{hours}:{rest:02d}={phrases.digital(result)}.")
             continue
         sign = rng.choices("+-*/", weights=(4, 4, 1, 1))[0]
-        left = rng.randint(1, 99)
-        right = rng.randint(2, 4) if sign in "*/" else rng.randint(2, 30)
+        left = rng.randint(1, chains.LARGEST)
+        right = rng.randint(2, 4) if sign in "*/" else rng.randint(2, 20)
         result = apply(left, sign, right)
-        if 1 <= result <= 99 and not (sign == "/" and left % right):
+        if 1 <= result <= chains.LARGEST and not (sign == "/" and left % right):
             lines.append(f"{left}{sign}{right}={result}.")
     return " ".join(lines)
 
@@ -127,4 +127,6 @@ def document(seed: int, index: int) -> Document:
         return Document(None, _drill(rng))
     [problem] = TASKS[task].generate("train", 1, seed=rng.getrandbits(40))
     template = CONDITIONED_TEMPLATE if rng.random() < CONDITIONED_SHARE else PROMPT_TEMPLATE
-    return Document(fill(template, question=problem.prompt_text(), answer=problem.target()), solution(rng, task, problem))
+    return Document(
+        fill(template, question=problem.prompt_text(), answer=problem.target()), solution(rng, task, problem)
+    )

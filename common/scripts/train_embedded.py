@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from embedded_corpus import document
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -38,10 +38,10 @@ LOG_EVERY, SAVE_EVERY = 50, 500
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on the corpus. Every digit is a token of its own, so that numbers are read by place."""
+    """A byte-level BPE trained on the corpus. Digits stand in tokens of at most two, so that a small number is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [pre_tokenizers.Split(Regex(r"\d{1,2}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -1,7 +1,7 @@
 """`chains`: multi-step arithmetic word problems with GSM8K-style steps, generated.
 
-One quantity changes two to five times; the question asks what is left. Every value is a whole number from 1 to 99, each
-change adds, takes away, multiplies by 2-4 or divides without a remainder by 2-4. `Problem.steps` holds the exact chain,
+One quantity changes two to five times; the question asks what is left. Every value is a whole number from 1 to 60, each
+change adds or takes away 2 to 20, multiplies by 2-4 or divides without a remainder by 2-4. `Problem.steps` holds the exact chain,
 one operation a step in GSM8K's calculator notation (`<<14+9=23>>`). In one problem of five a sentence with a number that
 does not matter stands among the others.
 """
@@ -12,6 +12,7 @@ from .generated import draw, load_generated
 from .problem import LoadedBenchmark, Problem
 
 VERSION = 1
+LARGEST = 60
 
 PEOPLE = (
     ("Mia", "she", "her"), ("Ann", "she", "her"), ("Eva", "she", "her"), ("Lucy", "she", "her"),
@@ -53,14 +54,14 @@ IDLE = ("{friend} is {n} years old.", "It is day {n} of the month.", "The shop i
 
 
 def _change(rng: random.Random, value: int) -> tuple[str, int, int]:
-    """A change of `value` as (operation, operand, result), the result from 1 to 99."""
+    """A change of `value` as (operation, operand, result), the result from 1 to LARGEST."""
     while True:
         operation = rng.choices("+-*/", weights=(35, 35, 18, 12))[0]
-        operand = rng.randint(2, 4) if operation in "*/" else rng.randint(2, 30)
+        operand = rng.randint(2, 4) if operation in "*/" else rng.randint(2, 20)
         if operation == "/" and value % operand:
             continue
         result = {"+": value + operand, "-": value - operand, "*": value * operand, "/": value // operand}[operation]
-        if 1 <= result <= 99:
+        if 1 <= result <= LARGEST:
             return operation, operand, result
 
 
@@ -69,7 +70,7 @@ def _draw_one(rng: random.Random, problem_id: str) -> tuple[Problem, str]:
     friend = rng.choice([person for person, *_ in PEOPLE if person != name])
     words = {"name": name, "he": he, "He": he.capitalize(), "his": his, "friend": friend, "things": rng.choice(THINGS)}
 
-    value = start = rng.randint(3, 40)
+    value = start = rng.randint(3, 30)
     sentences, steps = [], []
     for _ in range(rng.choices((2, 3, 4, 5), weights=(2, 3, 3, 2))[0]):
         operation, operand, result = _change(rng, value)
@@ -78,7 +79,7 @@ def _draw_one(rng: random.Random, problem_id: str) -> tuple[Problem, str]:
         value = result
     content = f"{start} {' '.join(steps)}"
     if rng.random() < 0.2:
-        idle = rng.choice(IDLE).format(n=rng.randint(2, 30), **words)
+        idle = rng.choice(IDLE).format(n=rng.randint(2, 20), **words)
         sentences.insert(rng.randrange(len(sentences) + 1), idle)
 
     question = " ".join(

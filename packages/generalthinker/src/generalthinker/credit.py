@@ -74,7 +74,9 @@ def modulate(advantages_B: Tensor, weights_BT: Tensor, mask_BT: Tensor, strength
     return torch.where(mask_BT, advantages_B1 + strength * advantages_B1.abs() * weights_BT, 0.0)
 
 
-def controlled(s_BT: Tensor, mask_BT: Tensor, advantages_B: Tensor, *, strength: float, token_clip: float) -> TokenCredit:
+def controlled(
+    s_BT: Tensor, mask_BT: Tensor, advantages_B: Tensor, *, strength: float, token_clip: float
+) -> TokenCredit:
     """The paper's controlled credit.
 
     Args:

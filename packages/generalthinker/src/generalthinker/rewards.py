@@ -32,7 +32,13 @@ EPSILON = 1e-4
 
 
 def reward_responses(
-    answer_logprobs_B: Tensor, well_formed_B: Tensor, group_size: int, *, malformed: Malformed, floor: float, margin: float
+    answer_logprobs_B: Tensor,
+    well_formed_B: Tensor,
+    group_size: int,
+    *,
+    malformed: Malformed,
+    floor: float,
+    margin: float,
 ) -> Tensor:
     """Rewards (B,) in nats: the answer's log-likelihood, and what `malformed` says where there is none.
 

@@ -1,0 +1,98 @@
+"""Settings of GeneralThinker. The defaults are the paper's where it states one (arXiv 2605.27934, section 5)."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ._common import SettingsError, chat, sections
+
+# Arguments of TRL's GRPOConfig that have another home here, or that would contradict the method.
+MANAGED_ARGUMENTS = {
+    "output_dir": "--output",
+    "max_completion_length": "generation.max_new_tokens",
+    "temperature": "generation.temperature",
+    "top_p": "generation.top_p",
+    "top_k": "generation.top_k",
+    "scale_rewards": "method.min_group_std (rewards are always scaled by their group)",
+    "mask_truncated_completions": "method.malformed (truncated responses never get a loss)",
+    "reward_weights": "method.reward (there is one reward)",
+}
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "beta": 0.001,
+    "num_generations": 8,
+    "learning_rate": 1e-6,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,  # below 1: a share of the run
+    "loss_type": "grpo",
+    "epsilon": 0.2,
+    "per_device_train_batch_size": 8,
+    "disable_dropout": True,  # the answer's likelihood, the conditioned pass and the update must see one policy
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+
+
+@dataclass
+class MethodSettings:
+    """The method's own settings: reward, token credit, prompts."""
+
+    reward: Literal["likelihood"] = "likelihood"
+    credit: Literal["none", "controlled"] = "controlled"
+    credit_strength: float = 0.1  # lambda: how far a token's advantage may move from the response's, relative to it
+    token_clip: float = 2.0  # eps_tok, in standard deviations of the response's own log-ratios
+    conditioning: Literal["user", "assistant"] = "user"  # where x+ shows the answer (paper: user turn)
+    closing: Literal["prefix_mass", "token", "none"] = "prefix_mass"  # how the brace that ends the answer is scored
+    malformed: Literal["floor", "below_worst", "exclude"] = "floor"
+    malformed_reward: float = -30.0  # nats, under `floor`
+    malformed_margin: float = 1.0  # nats, under `below_worst`
+    min_group_std: float = 0.0  # nats; a group of rewards that differ less gets no advantage
+    answers: Literal["reference", "wrong"] = (
+        "reference"  # wrong: the control, another problem's answer for every prompt
+    )
+    prompt_template: str = chat.PROMPT_TEMPLATE
+    conditioned_template: str = chat.CONDITIONED_TEMPLATE
+    max_tokens_per_batch: int = 16384  # padded tokens of a forward pass without gradient
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.credit_strength < 1:
+            raise SettingsError(f"credit_strength = {self.credit_strength}: expected a number from 0 to below 1")
+        if not self.token_clip > 0:
+            raise SettingsError(f"token_clip = {self.token_clip}: expected a number above 0")
+        if not self.malformed_margin >= 0:
+            raise SettingsError(f"malformed_margin = {self.malformed_margin}: expected a number of at least 0")
+        if not self.min_group_std >= 0:
+            raise SettingsError(f"min_group_std = {self.min_group_std}: expected a number of at least 0")
+        if self.max_tokens_per_batch < 1:
+            raise SettingsError(f"max_tokens_per_batch = {self.max_tokens_per_batch}: expected at least 1")
+        if "{question}" not in self.prompt_template:
+            raise SettingsError(f"prompt_template = {self.prompt_template!r}: expected a text with {{question}} in it")
+        if "{question}" not in self.conditioned_template:
+            raise SettingsError(
+                f"conditioned_template = {self.conditioned_template!r}: expected a text with {{question}} in it"
+            )
+        if self.conditioning == "user" and "{answer}" not in self.conditioned_template:
+            raise SettingsError(
+                f"conditioned_template = {self.conditioned_template!r}: expected a text with {{answer}} in it"
+            )
+
+
+@dataclass
+class Settings:
+    """Everything one run depends on. `training` holds arguments of TRL's GRPOConfig under their own names."""
+
+    model: sections.ModelSettings = field(default_factory=sections.ModelSettings)
+    data: sections.DataSettings = field(default_factory=sections.DataSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    training: dict[str, Any] = field(default_factory=dict)
+    generation: sections.GenerationSettings = field(default_factory=sections.GenerationSettings)
+    evaluation: sections.EvaluationSettings = field(default_factory=sections.EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        self.training = {**TRAINING_DEFAULTS, **self.training}
+        group = self.training["num_generations"]
+        if not isinstance(group, int) or group < 2:
+            raise SettingsError(
+                f"training.num_generations = {group!r}: expected a whole number of at least 2 "
+                "(a response is compared with the others of its group)"
+            )

@@ -1,0 +1,108 @@
+"""From problems to the rows that the trainer works on."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ._common import DataError, LoadedBenchmark, Problem, chat, load_benchmark, load_jsonl, sample, sections
+from .config import MethodSettings
+
+
+def load_problems(data: sections.DataSettings) -> LoadedBenchmark:
+    """The training problems that the settings name: the user's file, or a benchmark's split."""
+    if data.train_file is not None:
+        problems = load_jsonl(data.train_file, data.columns, kind=data.kind)
+        return problems if data.limit is None else sample(problems, data.limit, data.seed)
+    assert data.benchmark is not None  # DataSettings wants one of the two
+    return load_benchmark(data.benchmark, split=data.split, data_dir=data.data_dir, limit=data.limit, seed=data.seed)
+
+
+def training_rows(problems: Sequence[Problem], method: MethodSettings, *, seed: int) -> Dataset:
+    """One row a problem: id, prompt, conditioned_prompt, assistant_prefix, answer.
+
+    With `conditioning: user` (arXiv 2605.27934, table 9) the user turn of x+ shows the answer; with `assistant` (the
+    authors' code) the user turn is that of x and the response begins with the answer in a box.
+    """
+    answers = [problem.target() for problem in problems]
+    if method.answers == "wrong":
+        answers = wrong_answers(problems, seed=seed)
+    return Dataset.from_list(
+        [training_row(problem, answer, method) for problem, answer in zip(problems, answers, strict=True)]
+    )
+
+
+def training_row(problem: Problem, answer: str, method: MethodSettings) -> dict[str, Any]:
+    """The row of one problem whose reference answer is `answer`."""
+    question = problem.prompt_text()
+    prompt = chat.fill(method.prompt_template, question=question)
+    in_user_turn = method.conditioning == "user"
+    return {
+        "id": problem.id,
+        "prompt": prompt,
+        "conditioned_prompt": (
+            chat.fill(method.conditioned_template, question=question, answer=answer) if in_user_turn else prompt
+        ),
+        "assistant_prefix": "" if in_user_turn else f"\\boxed{{{answer}}}\n",
+        "answer": answer,
+    }
+
+
+def wrong_answers(problems: Sequence[Problem], *, seed: int) -> list[str]:
+    """The control: for every problem one answer that is not its own, for all responses to it.
+
+    Multiple choice takes another of its own options, every other kind the answer of another problem.
+
+    Raises:
+        DataError: all problems have the same answer.
+    """
+    rng = random.Random(f"wrong answers/{seed}")
+    pool = [problem.target() for problem in problems if problem.kind != "mcq"]
+    wrong = []
+    for problem in problems:
+        if problem.kind == "mcq":
+            others = [letter for letter in problem.letters if letter != problem.answer]
+            letter = rng.choice(others)
+            wrong.append(f"{letter}. {problem.options[problem.letters.index(letter)]}")
+            continue
+        accepted = {problem.answer, *problem.aliases}
+        if accepted.issuperset(pool):
+            raise DataError("method.answers = wrong needs problems with different answers, and all have the same")
+        while (answer := rng.choice(pool)) in accepted:
+            pass
+        wrong.append(answer)
+    return wrong
+
+
+def check_room(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    chat_template: str,
+    max_new_tokens: int,
+    max_positions: int | None,
+) -> None:
+    """Whether prompt, response and answer of every row fit the model together. Nothing is ever cut.
+
+    Raises:
+        DataError: the first row that does not fit, with its lengths.
+    """
+    if max_positions is None:
+        return
+    around = len(chat.render_prompt(tokenizer, ".", chat_template=chat_template))
+    for row in rows:
+        for name, prefix in (("prompt", ""), ("conditioned_prompt", row["assistant_prefix"])):
+            # A text has no more tokens than bytes: most rows need no tokenizer.
+            if around + len((row[name] + prefix + row["answer"]).encode()) + 1 + max_new_tokens <= max_positions:
+                continue
+            prompt = len(chat.render_prompt(tokenizer, row[name], chat_template=chat_template, assistant_prefix=prefix))
+            answer = len(tokenizer(row["answer"] + "}", add_special_tokens=False)["input_ids"])
+            if prompt + max_new_tokens + answer > max_positions:
+                kind = "prompt" if name == "prompt" else "answer-conditioned prompt"
+                raise DataError(
+                    f"{row['id']}: its {kind} has {prompt} tokens, which leaves no room for a response of "
+                    f"{max_new_tokens} (generation.max_new_tokens) and the answer's {answer} in the model's "
+                    f"{max_positions} positions: lower generation.max_new_tokens or leave the row out"
+                )

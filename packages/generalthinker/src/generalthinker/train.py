@@ -1,0 +1,263 @@
+"""One training run: settings to policy, evaluation before and after, and the folder that holds it all."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from trl import GRPOConfig
+
+from ._common import (
+    COLUMNS,
+    EvaluationResult,
+    RunFolder,
+    SettingsError,
+    add_lora,
+    cells,
+    check_arguments,
+    compare,
+    evaluate,
+    load_benchmark,
+    load_policy,
+    load_tokenizer,
+    merge_and_export,
+    progress_bar,
+    to_yaml,
+)
+from .config import MANAGED_ARGUMENTS, Settings
+from .data import check_room, load_problems, training_rows
+from .report import write_run_report
+from .trainer import GeneralThinkerTrainer, check_combination
+
+
+def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console: Console) -> dict[str, Any]:
+    """Trains as the settings say and returns what `results.json` holds.
+
+    Nothing is written before the settings, the model and the data have been found good; `dry_run` stops there.
+
+    Raises:
+        UserError: settings, data, model or folder that cannot be used.
+    """
+    settings.training["seed"] = seed
+    arguments = training_arguments(settings, output)
+    tokenizer = load_tokenizer(settings.model.name_or_path, revision=settings.model.revision)
+    policy = load_policy(
+        settings.model.name_or_path, revision=settings.model.revision, dtype=_weights_dtype(settings)
+    ).to(arguments.device)
+    problems = load_problems(settings.data)
+    rows = training_rows(problems.problems, settings.method, seed=seed)
+    check_room(
+        rows,
+        tokenizer,
+        chat_template=settings.model.chat_template,
+        max_new_tokens=settings.generation.max_new_tokens,
+        max_positions=policy.config.get_text_config().max_position_embeddings,
+    )
+    check_combination(arguments, settings.method, len(rows))
+    if dry_run:
+        _print_plan(settings, arguments, policy, len(rows), problems.source, output, console)
+        return {}
+
+    folder = RunFolder.create(output)
+    folder.write_config(to_yaml(settings))
+    folder.write_environment()
+    began = time.perf_counter()
+    evaluations: dict[str, dict[str, EvaluationResult]] = {}
+    if settings.evaluation.at_start:
+        evaluations["before"] = _evaluate_all(policy, tokenizer, settings, folder, "before")
+    if settings.model.lora is not None:
+        policy = add_lora(policy, settings.model.lora)
+
+    with progress_bar("training") as update:
+        metrics = MetricsCallback(folder, update)
+        trainer = GeneralThinkerTrainer(
+            model=policy,
+            args=arguments,
+            method=settings.method,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            chat_template=settings.model.chat_template,
+            callbacks=[metrics],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    training_seconds = time.perf_counter() - began
+    merge_and_export(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder.model)
+    if settings.evaluation.at_end:
+        evaluations["after"] = _evaluate_all(policy, tokenizer, settings, folder, "after")
+
+    results = {
+        "seed": seed,
+        "steps": trainer.state.global_step,
+        "training_problems": len(rows),
+        "training_source": problems.source,
+        "seconds": round(time.perf_counter() - began, 1),
+        "training_seconds": round(training_seconds, 1),
+        "evaluations": {
+            when: {name: result.to_dict() for name, result in by_name.items()} for when, by_name in evaluations.items()
+        },
+        "paired": _paired(evaluations),
+    }
+    folder.write_results(results)
+    write_run_report(folder, settings, results, metrics.rows, evaluations)
+    _print_results(evaluations, results, folder, console)
+    return results
+
+
+def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
+    """TRL's configuration of this run.
+
+    Raises:
+        SettingsError: an unknown argument, a value of the wrong type, or a combination that TRL refuses.
+    """
+    checked = check_arguments(settings.training, GRPOConfig, managed=MANAGED_ARGUMENTS)
+    generation = settings.generation
+    bf16 = _trains_in_bfloat16(settings)
+    try:
+        return GRPOConfig(
+            output_dir=str(RunFolder(output).checkpoints),
+            max_completion_length=generation.max_new_tokens,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+            **{"bf16": bf16, "disable_tqdm": True, **checked},
+        )
+    except ValueError as error:
+        raise SettingsError(f"training: {error}") from error
+
+
+def _trains_in_bfloat16(settings: Settings) -> bool:
+    wanted = settings.model.dtype in ("auto", "bfloat16")
+    return wanted and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _weights_dtype(settings: Settings) -> str:
+    """Weights that are trained stay in float32 (an update of 1e-6 vanishes in bfloat16); frozen ones under LoRA need not."""
+    if settings.model.dtype == "auto" and settings.model.lora is None:
+        return "float32"
+    return settings.model.dtype
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes every log to `metrics.jsonl`, and shows progress."""
+
+    def __init__(self, folder: RunFolder, update: Callable[..., None]) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self._update = update
+        self._status = ""
+
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        row = {"step": state.global_step, **(logs or {})}
+        self.rows.append(row)
+        self.folder.append_metrics(row)
+        if "reward" in row:
+            self._status = f"reward {row['reward']:.3f}, boxed {row['boxed_rate']:.0%}"
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._update(state.global_step, state.max_steps, self._status)
+
+
+def _evaluate_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Settings,
+    folder: RunFolder,
+    when: str,
+) -> dict[str, EvaluationResult]:
+    """Greedy evaluation on every benchmark of the settings; generations in `evaluation/<when>/<benchmark>`."""
+    evaluation = settings.evaluation
+    results = {}
+    for name in evaluation.benchmarks:
+        benchmark = load_benchmark(
+            name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit, seed=0
+        )
+        with progress_bar(f"{name} {when}") as update:
+            results[name] = evaluate(
+                model,
+                tokenizer,
+                benchmark,
+                template=settings.method.prompt_template,
+                chat_template=settings.model.chat_template,
+                max_new_tokens=evaluation.max_new_tokens,
+                max_tokens_per_batch=evaluation.max_tokens_per_batch,
+                output=folder.file(f"evaluation/{when}/{name}/generations.jsonl"),
+                progress=update,
+            )
+    return results
+
+
+def _paired(evaluations: Mapping[str, Mapping[str, EvaluationResult]]) -> dict[str, Any]:
+    """Before against after on the same problems, for each benchmark that was evaluated twice."""
+    if set(evaluations) != {"before", "after"}:
+        return {}
+    return {
+        name: compare(evaluations["after"][name].rows, before.rows).to_dict()
+        for name, before in evaluations["before"].items()
+    }
+
+
+def _print_plan(
+    settings: Settings,
+    arguments: GRPOConfig,
+    policy: PreTrainedModel,
+    rows: int,
+    source: str,
+    output: Path,
+    console: Console,
+) -> None:
+    """What a run would do, for `--dry-run`."""
+    prompts = arguments.generation_batch_size // arguments.num_generations
+    epoch_steps = (
+        rows
+        // prompts
+        * arguments.num_generations
+        // (arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
+    )
+    steps = arguments.max_steps if arguments.max_steps > 0 else int(epoch_steps * arguments.num_train_epochs)
+    console.print(to_yaml(settings), highlight=False, markup=False)
+    parameters = sum(p.numel() for p in policy.parameters())
+    console.print(f"model: {settings.model.name_or_path}, {parameters / 1e6:.1f} M parameters", highlight=False)
+    console.print(f"data: {rows} problems from {source}", highlight=False)
+    console.print(
+        f"steps: {steps}, each on {arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps} "
+        f"responses; a rollout has {prompts} prompts of {arguments.num_generations} responses",
+        highlight=False,
+    )
+    console.print(f"output: {output} (not made: dry run)", highlight=False)
+
+
+def _print_results(
+    evaluations: Mapping[str, Mapping[str, EvaluationResult]],
+    results: Mapping[str, Any],
+    folder: RunFolder,
+    console: Console,
+) -> None:
+    table = Table(title="greedy evaluation, value ± standard error")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("benchmark", "model") else "right")
+    for when, by_name in evaluations.items():
+        for result in by_name.values():
+            table.add_row(*cells(result, when))
+    console.print(table)
+    for name, paired in results["paired"].items():
+        low, high = paired["interval"]
+        console.print(
+            f"{name}, after - before: {100 * paired['difference']:+.1f} points, 95 % interval {100 * low:+.1f} to "
+            f"{100 * high:+.1f} (paired bootstrap), exact McNemar p = {paired['p_value']:.2g}",
+            highlight=False,
+        )
+    console.print(f"run folder: {folder.path}", highlight=False)
+    console.print(f"report: {folder.report}", highlight=False)

@@ -1,0 +1,79 @@
+"""Rewards and group advantages, against the equations by hand."""
+
+import pytest
+import torch
+from generalthinker.rewards import group_advantages, reward_responses
+
+GOOD = [-1.0, -2.0, -3.0, -6.0]
+
+
+def rewards(values: list[float], well_formed: list[bool], malformed: str, group: int = 4) -> list[float]:
+    return reward_responses(
+        torch.tensor(values), torch.tensor(well_formed), group, malformed=malformed, floor=-30.0, margin=1.0
+    ).tolist()
+
+
+def test_well_formed_rewards_are_the_log_likelihoods() -> None:
+    for malformed in ("floor", "below_worst", "exclude"):
+        assert rewards(GOOD, [True] * 4, malformed) == GOOD
+
+
+def test_malformed_rewards() -> None:
+    flags = [True, False, True, True]
+    assert rewards(GOOD, flags, "floor") == [-1.0, -30.0, -3.0, -6.0]
+    assert rewards(GOOD, flags, "below_worst") == [-1.0, -7.0, -3.0, -6.0]
+    excluded = rewards(GOOD, flags, "exclude")
+    assert excluded[1] != excluded[1]  # NaN
+    assert [excluded[0], *excluded[2:]] == [-1.0, -3.0, -6.0]
+
+
+def test_malformed_beats_an_honest_long_answer_only_under_floor() -> None:
+    values, flags = [-45.0, 0.0, -50.0, -40.0], [True, False, True, True]
+    assert rewards(values, flags, "floor")[1] > max(-45.0, -50.0, -40.0)
+    assert rewards(values, flags, "below_worst")[1] < -50.0
+
+
+def test_groups_are_apart_and_a_group_without_a_well_formed_response_falls_back_to_the_floor() -> None:
+    values, flags = [-1.0, -9.0, 0.0, 0.0], [True, False, False, False]
+    assert rewards(values, flags, "below_worst", group=2) == [-1.0, -2.0, -30.0, -30.0]
+
+
+def test_advantages_by_hand() -> None:
+    advantages, std = group_advantages(torch.tensor([1.0, 2.0, 3.0, 5.0, 5.0, 5.0]), 3, min_group_std=0.0)
+    torch.testing.assert_close(std, torch.tensor([1.0, 0.0]))
+    expected = torch.tensor([-1.0, 0.0, 1.0, 0.0, 0.0, 0.0]) / (1.0 + 1e-4)
+    torch.testing.assert_close(advantages, expected)
+
+
+def test_an_excluded_response_counts_in_neither_mean_nor_deviation() -> None:
+    advantages, std = group_advantages(torch.tensor([1.0, torch.nan, 3.0, 2.0]), 4, min_group_std=0.0)
+    alone, alone_std = group_advantages(torch.tensor([1.0, 3.0, 2.0]), 3, min_group_std=0.0)
+    assert advantages[1] == 0
+    torch.testing.assert_close(advantages[[0, 2, 3]], alone)
+    torch.testing.assert_close(std, alone_std)
+
+
+@pytest.mark.parametrize("values", [[torch.nan] * 3, [2.0, torch.nan, torch.nan]])
+def test_fewer_than_two_rewards_give_no_advantage(values: list[float]) -> None:
+    advantages, _ = group_advantages(torch.tensor(values), 3, min_group_std=0.0)
+    assert advantages.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_min_group_std_silences_noise() -> None:
+    nearly_equal = torch.tensor([-1.0, -1.001, -0.999, -1.0])
+    blown_up, std = group_advantages(nearly_equal, 4, min_group_std=0.0)
+    assert blown_up.abs().max() > 1
+    silenced, _ = group_advantages(nearly_equal, 4, min_group_std=float(std[0]) * 1.01)
+    assert silenced.tolist() == [0.0] * 4
+    kept, _ = group_advantages(nearly_equal, 4, min_group_std=float(std[0]) * 0.99)
+    torch.testing.assert_close(kept, blown_up)
+
+
+def test_one_malformed_response_dominates_a_good_group_under_floor_only() -> None:
+    values, flags = torch.tensor([-1.0, -2.0, -1.5, 0.0]), torch.tensor([True, True, True, False])
+    spread = {}
+    for malformed in ("floor", "below_worst"):
+        r = reward_responses(values, flags, 4, malformed=malformed, floor=-30.0, margin=1.0)
+        advantages, _ = group_advantages(r, 4, min_group_std=0.0)
+        spread[malformed] = (advantages[0] - advantages[1]).item()
+    assert spread["floor"] < 0.1 < 0.5 < spread["below_worst"]
