@@ -1,6 +1,7 @@
 """The rules of the house that a machine can check: versions, pins, floors, relative imports, start-up."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -194,11 +195,11 @@ def test_import_has_no_heavy_side_effect(name):
     assert not HEAVY & set(python(script).split())
 
 
-def test_every_exported_name_of_the_base_exists():
-    import thinker_common
-
-    for name in thinker_common.__all__:
-        assert getattr(thinker_common, name) is not None
-    assert set(thinker_common.__all__) <= set(dir(thinker_common))
+@pytest.mark.parametrize("name", ["thinker_common", "generalthinker"])
+def test_every_exported_name_exists(name):
+    package = importlib.import_module(name)
+    for exported in package.__all__:
+        assert getattr(package, exported) is not None
+    assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="no_such_name"):
-        thinker_common.no_such_name  # noqa: B018
+        package.no_such_name  # noqa: B018

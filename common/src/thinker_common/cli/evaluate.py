@@ -185,15 +185,17 @@ def _print(
     other: Path | None,
     folder: RunFolder,
 ) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from ..evaluation.table import COLUMNS, cells
 
-    table = Table(*COLUMNS, title="greedy, value ± standard error")
+    table = Table(*COLUMNS, title="greedy, value ± standard error", box=box.SIMPLE_HEAD, pad_edge=False)
     for result in results.values():
         table.add_row(*cells(result, model))
-    Console().print(table)
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 120)  # a file has no width to keep to
     for name, comparison in comparisons.items():
         low, high = comparison.interval
         typer.echo(
