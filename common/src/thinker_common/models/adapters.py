@@ -1,0 +1,94 @@
+"""Low-rank adapters (LoRA, through PEFT): adding them, and exporting a trained policy as an ordinary model folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import SettingsError, UserError
+
+
+class LoraOptions(Protocol):
+    """What `add_lora` reads of the settings' section `lora`."""
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: list[str] | str
+
+
+def add_lora(model: PreTrainedModel, lora: LoraOptions) -> PeftModel:
+    """The model with a fresh adapter, which changes nothing yet and alone is trainable. `model` itself is changed.
+
+    Raises:
+        SettingsError: target modules that the model does not have, or that share their weights with another module:
+            merged, the adapter of one would change the other as well.
+    """
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r, any number does
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type=TaskType.CAUSAL_LM,
+    )
+    name = f"lora.target_modules = {lora.target_modules!r}"
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from error
+    assert isinstance(adapted, PeftModel)
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    if model.config.get_text_config().tie_word_embeddings and any(isinstance(e, BaseTunerLayer) for e in embeddings):
+        raise SettingsError(f"{name}: the model's embeddings and head share their weights; leave them out")
+    return adapted
+
+
+def merge_and_export(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> PreTrainedModel:
+    """Write model and tokenizer as a Hugging Face folder (safetensors) that loads without PEFT.
+
+    Adapters are merged into the weights of `model` itself, which has none afterwards: use what is returned. The folder
+    appears whole or not at all.
+
+    Raises:
+        UserError: the folder exists and is not empty, or the adapter's weights are not numbers (training diverged).
+        OSError: the disk is full or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: this folder is not empty; remove it or export to another")
+    merged = _merged(model, folder)
+    partial = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    try:
+        merged.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        os.replace(partial, folder)
+    except SafetensorError as error:
+        # safetensors has an exception of its own for every failed write.
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return merged
+
+
+def _merged(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrainedModel:
+    if not isinstance(model, PeftModel):
+        return model
+    try:
+        merged = model.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise UserError(f"{folder}: the adapter cannot be merged: {error}") from error
+    assert isinstance(merged, PreTrainedModel)
+    return merged
