@@ -102,6 +102,23 @@ def test_interrupt_version_success_and_no_arguments(capsys):
     assert "Fails." in out
 
 
+def test_libraries_do_not_talk_where_there_is_nothing_to_say():
+    pytest.importorskip("deepspeed")
+    script = (
+        "from thinker_common.cli.app import new_app, run\n"
+        "app = new_app('example', '1', '')\n"
+        "@app.command()\n"
+        "def use():\n"
+        "    import deepspeed, tqdm\n"
+        "    list(tqdm.tqdm(range(3)))\n"
+        "run(app)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "use"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Setting accelerator to CPU" not in done.stdout + done.stderr
+    assert "3/3" not in done.stderr
+
+
 def test_a_full_disk_under_the_writers_of_safetensors_and_torch(tmp_path):
     """A real disk of one megabyte, where the machine lets us mount one."""
     disk = tmp_path / "disk"

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a bug (with a traceback), 2 the user's mistake or a disk t
 """
 
 import errno
+import logging
 import os
 import sys
 import traceback
@@ -55,8 +56,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     given = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in given
     given = [argument for argument in given if argument != "--traceback"]
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' progress bars, before they are imported
+    _quieten_libraries()
     try:
         # Not standalone: Typer then hands its usage errors over, and returns 130 for an interrupt.
         code = app(given or ["--help"], prog_name=app.info.name, standalone_mode=False)
@@ -73,6 +73,14 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         _fail(trouble, show_traceback)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _quieten_libraries() -> None:
+    """Leaves stderr to what the user has to know. It works on libraries that are imported later."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    # On every machine without a GPU it warns that there is none.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
 
 
 def _disk_trouble(error: Exception) -> str | None:
