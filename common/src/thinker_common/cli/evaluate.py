@@ -5,6 +5,7 @@ Given again with the same settings, it goes on where it stopped; other settings 
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,7 +54,7 @@ def add_evaluate(app: typer.Typer) -> None:
         "evaluate",
         help="Evaluates a model on benchmarks.\n\n"
         "Responses are greedy. A folder given again goes on where it stopped.\n\n"
-        f"\b\nExamples:\n  {name} evaluate embedded --benchmark chains --limit 100\n"
+        f"\b\nExamples:\n  {name} evaluate embedded --benchmark chains --max-new-tokens 64\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark gsm8k,math500 --output runs/scores\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark gsm8k --compare runs/base-scores\n"
         f"  {name} evaluate MODEL --file mine.jsonl --column question=prompt --column answer=gold",
@@ -194,8 +195,7 @@ def _print(
     table = Table(*COLUMNS, title="greedy, value ± standard error", box=box.SIMPLE_HEAD, pad_edge=False)
     for result in results.values():
         table.add_row(*cells(result, model))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 120)  # a file has no width to keep to
+    Console(width=None if sys.stdout.isatty() else 120).print(table)  # a file has no width to keep to
     for name, comparison in comparisons.items():
         low, high = comparison.interval
         typer.echo(
