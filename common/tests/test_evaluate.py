@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from thinker_common.benchmarks.boxed import last_boxed
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
 from thinker_common.errors import DataError, UserError
+from thinker_common.evaluation import math_equality
 from thinker_common.evaluation.evaluate import compare, evaluate, model_fingerprint
 from thinker_common.evaluation.generations import GenerationsFile, read_generations
 from thinker_common.likelihood.boundary import split_response
@@ -353,6 +354,24 @@ def test_files_that_are_no_generations(tmp_path, content, message):
     with pytest.raises(DataError) as caught:
         read_generations(path)
     assert message in str(caught.value)
+
+
+def test_a_file_torn_in_its_first_line_begins_anew(taught, tmp_path, result):
+    output = tmp_path / "generations.jsonl"
+    output.write_bytes(b'{"settings": {"benchm')
+    assert run(taught, output).rows == result.rows
+    assert read_generations(output)[0]["benchmark"] == "lessons"
+
+
+def test_a_grader_that_does_not_work_stops_before_anything_is_generated(taught, tmp_path, monkeypatch):
+    def broken(process_id):
+        raise UserError("mathematics cannot be graded")
+
+    math_equality.compare.cache_clear()
+    monkeypatch.setattr(math_equality, "_verifier_of", broken)
+    with pytest.raises(UserError, match="mathematics cannot be graded"):
+        run(taught, tmp_path / "generations.jsonl")
+    assert not (tmp_path / "generations.jsonl").exists()
 
 
 def test_a_prompt_without_room_stops_before_anything_is_generated(taught, tmp_path):

@@ -83,6 +83,8 @@ EQUAL = [
     (r"-\frac{1}{3}", "-1./3"),
     (r"\frac{1}{2}", r"\dfrac{1}{2}"),
     (r"\frac{1}{3}", "0.333333"),
+    (r"\frac{1}{6}", r"0.1\overline{6}"),
+    (r"1.\overline{3}", "4/3"),
     ("1,-2", "-2, 1"),
     (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\pi/2)"),
     (r"12 \text{ km}", "12"),
@@ -103,6 +105,7 @@ DIFFERENT = [
     ("1000", "1"),
     ("1000", "1,00"),
     (r"\frac{1}{3}", "0.3333"),
+    (r"1.\overline{3}", "1"),
     ("(1,2)", "(2,1)"),
     ("x+1", "y+1"),
     (r"\text{(C)}", "B"),
@@ -179,7 +182,8 @@ def test_integers_and_equal_strings_need_no_worker(monkeypatch, gold, answer):
 def test_an_absurdly_long_prediction_is_refused_unparsed(monkeypatch):
     monkeypatch.setattr(math_equality, "compare", refuse)
     for grader in grading.GRADERS:
-        assert not right("3", "1+" * 5_000 + "1", grader)
+        for prediction in ("1+" * 5_000 + "1", "1" * 5_000, r"0.\overline{" + "1" * 5_000 + "}"):
+            assert not right("3", prediction, grader)
 
 
 @pytest.fixture

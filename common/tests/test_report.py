@@ -183,6 +183,11 @@ def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
     assert path.read_text() == old and [entry.name for entry in path.parent.iterdir()] == ["report.html"]
 
 
+def test_text_that_is_no_unicode_is_replaced(tmp_path):
+    write_report(tmp_path / "report.html", "Run", "", [Texts("t", [("h", "lone \ud800 surrogate")])])
+    assert "lone ? surrogate" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_importing_reports_imports_neither_torch_nor_matplotlib():
     code = "import sys, thinker_common.evaluation.report; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,6 +21,7 @@ _SPACING = re.compile(r"(?<!\\)(?:\\[,;: ]|\\q?quad(?![A-Za-z]))|~")
 _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:\\[,;:! ]|~|\{,\}|,\\!)(?=\d{3}(?!\d))")
 _GROUPED_NUMBER = re.compile(r"-?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![\w.])")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 
 
@@ -59,7 +60,8 @@ def normalise_math(text: str) -> str:
 
     `$`, `\left`, `\right`, spacing commands and a final full stop go; `\dfrac` becomes `\frac`; `6.02e23` becomes
     `6.02 \times 10^{23}` (parsers take e for Euler's number); a thousands mark written as a spacing command or `{,}`
-    goes (parsers read `1\,000` as 1 times 000); `1./3` becomes `1/3` (parsers stop at the point).
+    goes (parsers read `1\,000` as 1 times 000); `1./3` becomes `1/3`, and `1.\overline{3}` a fraction (parsers stop at
+    the point).
     """
     text = text.translate(_TYPOGRAPHY).strip()
     text = text.replace(r"\$", "").replace("$", "")
@@ -70,8 +72,16 @@ def normalise_math(text: str) -> str:
     text = _SPACING.sub(" ", text)
     text = re.sub(r"(?<!\\)%", r"\\%", text)
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
+    text = _REPEATING.sub(_fraction, text)
     text = re.sub(r"(?<=\d)\.(?=\s*(?:[/*)\]}]|$))", "", text.strip())
     return text.removesuffix(".").strip()
+
+
+def _fraction(repeating: re.Match[str]) -> str:
+    r"""`0.1\overline{6}` is (16 - 1) / 90."""
+    whole, fixed, period = repeating.groups()
+    numerator = int(whole + fixed + period) - int(whole + fixed or "0")
+    return rf"\frac{{{numerator}}}{{{10 ** len(fixed) * (10 ** len(period) - 1)}}}"
 
 
 def compact(text: str) -> str:

@@ -23,7 +23,7 @@ from ..errors import DataError
 from ..likelihood.boundary import encode_answer, split_response
 from ..likelihood.scorer import AnswerScorer, ScoringItem
 from ..models.chat import PROMPT_TEMPLATE, fill, render_prompt
-from . import statistics
+from . import math_equality, statistics
 from .comparison import Comparison, compare
 from .generate import Generation, Generator
 from .generations import GenerationsFile, Row
@@ -149,6 +149,8 @@ def evaluate(
         "grader": grader,
         "score_answers": score_answers,
     }
+    if any(problem.kind == "math" for problem in benchmark.problems):
+        math_equality.self_test()  # better now than after hours of generation
     scorer = None
     if score_answers:
         _check_answers(tokenizer, benchmark.problems)

@@ -79,7 +79,7 @@ def write_report(path: str | Path, title: str, subtitle: str, sections: Sequence
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(page, encoding="utf-8", errors="replace")  # a lone surrogate is no UTF-8
         os.replace(unfinished, path)
     except OSError as error:
         with contextlib.suppress(OSError):
