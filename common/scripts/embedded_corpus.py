@@ -1,9 +1,9 @@
 """The corpus of the embedded model: documents drawn from the generated tasks' training splits.
 
-As in text from the web, the same kind of problem is solved in more than one way. A *careful* writer states every step, a
-*pairing* one does two operations at a go, a *hurried* one writes the answer straight away; the longer the problem, the
-fewer writers are careful. So the model learns to reason in steps, knows what an answer looks like, and is mediocre when
-it decodes greedily: it copies the hurried majority on long problems. What reinforcement learning can gain on it is
+As in text from the web, the same kind of problem is solved in more than one way. A *careful* writer states every step,
+a *pairing* one does two operations at a go, a *hurried* one writes the answer straight away; the longer the problem,
+the fewer writers are careful. So the model learns to reason in steps, knows what an answer looks like, and is mediocre
+when it decodes greedily: it copies the hurried majority on long problems. What reinforcement learning can gain on it is
 reasoning. Four written-out solutions in a hundred hold a slip, and half of those still end in the right answer.
 
 One document in seven gives the answer in the prompt (`CONDITIONED_TEMPLATE`), with the same mixture of writers. Some

@@ -3,8 +3,9 @@
     python common/scripts/train_embedded.py --work runs/embedded          # resumes where it was stopped
     python common/scripts/train_embedded.py --work runs/embedded --export common/src/thinker_common/models/embedded/v1
 
-Llama architecture, byte-level BPE, next-token cross-entropy on the corpus of `embedded_corpus.py`; prompts weigh less than
-responses. One document is drawn per index, so a run depends on (seed, batch size) alone. The log is `training_log.jsonl`.
+Llama architecture, byte-level BPE, next-token cross-entropy on the corpus of `embedded_corpus.py`; prompts weigh less
+than responses. One document is drawn per index, so a run depends on seed and batch size alone. The log is
+`training_log.jsonl`.
 """
 
 import argparse
@@ -38,7 +39,7 @@ LOG_EVERY, SAVE_EVERY = 50, 500
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on the corpus. Digits stand in tokens of at most two, so that a small number is one token."""
+    """A byte-level BPE trained on the corpus. Digits come in tokens of at most two: a small number is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\d{1,2}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]

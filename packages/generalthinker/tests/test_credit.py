@@ -1,9 +1,10 @@
 """Token credit: the paper's equations by hand, and the properties that make it safe to train with."""
 
 import torch
-from generalthinker.credit import clip_and_centre, controlled, preserve_direction, standardise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from generalthinker.credit import clip_and_centre, controlled, preserve_direction, standardise
 
 STRENGTHS = st.floats(0, 0.99)
 CLIPS = st.floats(0.1, 5)

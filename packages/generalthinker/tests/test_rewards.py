@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from generalthinker.rewards import group_advantages, reward_responses
 
 GOOD = [-1.0, -2.0, -3.0, -6.0]

@@ -1,9 +1,9 @@
 """`chains`: multi-step arithmetic word problems with GSM8K-style steps, generated.
 
-One quantity changes two to five times; the question asks what is left. Every value is a whole number from 1 to 60, each
-change adds or takes away 2 to 20, multiplies by 2-4 or divides without a remainder by 2-4. `Problem.steps` holds the exact chain,
-one operation a step in GSM8K's calculator notation (`<<14+9=23>>`). In one problem of five a sentence with a number that
-does not matter stands among the others.
+One quantity changes two to five times; the question asks what is left. Every value is a whole number from 1 to 60; a
+change adds or takes away 2 to 20, multiplies by 2 to 4, or divides by 2 to 4 without a remainder. `Problem.steps` holds
+the exact chain, one operation a step in GSM8K's calculator notation (`<<14+9=23>>`). In one problem of five, a sentence
+with a number that does not matter stands among the others.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""`facts`: multiple-choice questions over a synthetic knowledge base, with the facts that decide each option, generated.
+"""`facts`: multiple-choice questions over a synthetic knowledge base, with the facts that decide each option.
 
 The knowledge base is one and the same for every split and seed (what a model can know); the questions are disjoint. A
 question names two properties and four creatures, of which exactly one has both. `Problem.steps` holds one sentence an

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Literal
 
+from ..errors import DataError
 from .problem import LoadedBenchmark, Problem
 
 Split = Literal["train", "valid", "test"]
@@ -31,14 +32,14 @@ def draw(
 ) -> list[Problem]:
     """`count` problems of one split.
 
-    `draw_one(rng, id)` returns a problem and the content that decides its split; a draw that belongs to another split is
-    thrown away and drawn again.
+    `draw_one(rng, id)` returns a problem and the content that decides its split; a draw that belongs to another split
+    is thrown away and drawn again.
 
     Raises:
-        ValueError: the split is not train, valid or test.
+        DataError: the split is not train, valid or test.
     """
     if split not in DEFAULT_COUNTS:
-        raise ValueError(f"{benchmark} has no split {split!r}; it has {', '.join(DEFAULT_COUNTS)}")
+        raise DataError(f"{benchmark} has no split {split!r}; it has {', '.join(DEFAULT_COUNTS)}")
     problems = []
     for index in range(count):
         # A string seed is hashed with SHA-512 by `random`, the same on every machine and in every process.

@@ -1,7 +1,7 @@
 """`graphs`: deduction over a graph of "is a" rules in the manner of ProsQA, generated.
 
-"Every larpus is a mempus. Anna is a larpus. ... Is Anna a mempus or wilpus?": one option follows from the rules in three
-to six steps, the other follows only for another person. `Problem.steps` holds the exact chain, a shortest one.
+"Every larpus is a mempus. Anna is a larpus. ... Is Anna a mempus or wilpus?": one option follows from the rules in
+three to six steps, the other follows only for another person. `Problem.steps` holds the exact chain, a shortest one.
 
 How a graph grows follows the account of ProsQA in "Training Large Language Models to Reason in a Continuous Latent
 Space" (COCONUT), arXiv 2412.06769, appendix. The constants are fitted to the 800 rows of its validation and test files:

@@ -78,7 +78,7 @@ class GenerationSettings:
 
 @dataclass
 class EvaluationSettings:
-    """Greedy evaluation before and after training."""
+    """Greedy evaluation before, during and after training."""
 
     benchmarks: list[str] = field(default_factory=lambda: ["chains"])
     split: str = "test"
@@ -87,10 +87,15 @@ class EvaluationSettings:
     max_tokens_per_batch: int = 8192
     at_start: bool = True
     at_end: bool = True
+    every_steps: int | None = None  # while training, on the validation split of the first benchmark
+    validation_limit: int | None = 100  # problems of it
 
     def __post_init__(self) -> None:
         if self.limit is not None:
             _at_least("limit", self.limit, 1)
+        for name in ("every_steps", "validation_limit"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
         _at_least("max_new_tokens", self.max_new_tokens, 1)
         _at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)
         if not self.benchmarks and (self.at_start or self.at_end):

@@ -26,7 +26,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "epsilon": 0.2,
     "per_device_train_batch_size": 8,
     "disable_dropout": True,  # the answer's likelihood, the conditioned pass and the update must see one policy
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
     "logging_steps": 1,
     "save_strategy": "no",
     "report_to": "none",

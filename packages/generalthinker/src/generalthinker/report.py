@@ -11,9 +11,11 @@ CURVES: dict[str, tuple[tuple[str, ...], str]] = {
     "Reward": (("reward", "answer_logprob"), "nats"),
     "KL to the reference policy": (("kl",), "nats a token"),
     "Entropy": (("entropy",), "nats a token"),
+    "Validation accuracy": (("validation/accuracy", "validation/boxed_rate"), "share of problems"),
+    "Validation answer log-likelihood": (("validation/answer_loglik",), "nats"),
     "Format": (("boxed_rate", "well_formed_rate", "truncation_rate"), "share of responses"),
     "Response length": (("completions/mean_length",), "tokens"),
-    "Log-ratio of conditioned and reference policy": (
+    "Log-ratio, conditioned to reference policy": (
         ("credit/log_ratio_mean", "credit/log_ratio_std"),
         "nats a token",
     ),
@@ -82,6 +84,4 @@ def _paired_table(paired: Mapping[str, Mapping[str, Any]]) -> Table:
                 f"{values['p_value']:.2g}",
             ]
         )
-    return Table(
-        "After against before, paired", columns, rows, note="exact two-sided McNemar, paired bootstrap interval"
-    )
+    return Table("After against before, paired", columns, rows, note="exact McNemar, paired bootstrap interval")

@@ -15,7 +15,8 @@ Departures and choices the paper leaves open, each a setting:
 1. A *malformed* response (truncated, no box, unbalanced braces, empty answer, empty reasoning) has no y_R to score.
    `floor` (default, as the authors' code) gives it a fixed reward, -30. `below_worst` gives it the group's worst
    well-formed reward less a margin, so that it can never beat an honest long answer, and never dominates the group's
-   standard deviation. `exclude` leaves it out of the group: it counts in neither mean nor deviation, and gets no advantage.
+   standard deviation. `exclude` leaves it out of the group: it counts in neither mean nor deviation, and its advantage
+   is 0.
 2. A group whose standard deviation lies under `min_group_std` gets zero advantage, where the division by a tiny
    deviation would blow up noise. The default 0 changes nothing.
 """
@@ -45,7 +46,7 @@ def reward_responses(
     Args:
         answer_logprobs_B: log pi(a* | x, y_R); ignored where the response is malformed.
         well_formed_B: bool.
-        floor: reward of a malformed response under `floor`, and under `below_worst` in a group without a well-formed one.
+        floor: reward of a malformed response under `floor`, and under `below_worst` in a group of nothing else.
         margin: how far under the worst well-formed response `below_worst` puts it.
     """
     if malformed == "exclude":
@@ -61,8 +62,8 @@ def reward_responses(
 def group_advantages(rewards_B: Tensor, group_size: int, *, min_group_std: float) -> tuple[Tensor, Tensor]:
     """Advantages (B,) and the standard deviation of every group (B / group_size,).
 
-    A NaN reward (an excluded response) counts in neither mean nor deviation and gets advantage 0; so does every response
-    of a group with fewer than two rewards, or with a deviation under `min_group_std`.
+    A NaN reward (an excluded response) counts in neither mean nor deviation and gets advantage 0; so does every
+    response of a group with fewer than two rewards, or with a deviation under `min_group_std`.
     """
     rewards = rewards_B.view(-1, group_size)
     counted = ~rewards.isnan()

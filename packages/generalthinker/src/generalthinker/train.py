@@ -15,8 +15,10 @@ from trl import GRPOConfig
 from ._common import (
     COLUMNS,
     EvaluationResult,
+    LoadedBenchmark,
     RunFolder,
     SettingsError,
+    TokenHeat,
     add_lora,
     cells,
     check_arguments,
@@ -85,9 +87,12 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
             callbacks=[metrics],
         )
         trainer.remove_callback(PrinterCallback)
+        if settings.evaluation.every_steps is not None:
+            trainer.add_callback(ValidationCallback(trainer, tokenizer, settings, metrics))
+        training_began = time.perf_counter()
         trainer.train()
-    training_seconds = time.perf_counter() - began
-    merge_and_export(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder.model)
+        training_seconds = time.perf_counter() - training_began
+    policy = merge_and_export(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder.model)
     if settings.evaluation.at_end:
         evaluations["after"] = _evaluate_all(policy, tokenizer, settings, folder, "after")
 
@@ -104,7 +109,7 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
         "paired": _paired(evaluations),
     }
     folder.write_results(results)
-    write_run_report(folder, settings, results, metrics.rows, evaluations)
+    write_run_report(folder, settings, results, metrics.rows, evaluations, _shown_credit(trainer, tokenizer))
     _print_results(evaluations, results, folder, console)
     return results
 
@@ -137,10 +142,13 @@ def _trains_in_bfloat16(settings: Settings) -> bool:
 
 
 def _weights_dtype(settings: Settings) -> str:
-    """Weights that are trained stay in float32 (an update of 1e-6 vanishes in bfloat16); frozen ones under LoRA need not."""
+    """Weights that are trained stay in float32, since an update of 1e-6 vanishes in bfloat16; LoRA's base need not."""
     if settings.model.dtype == "auto" and settings.model.lora is None:
         return "float32"
     return settings.model.dtype
+
+
+SHOWN_CREDITS = 3
 
 
 class MetricsCallback(TrainerCallback):
@@ -161,42 +169,92 @@ class MetricsCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         row = {"step": state.global_step, **(logs or {})}
-        self.rows.append(row)
-        self.folder.append_metrics(row)
+        self.write(row)
         if "reward" in row:
             self._status = f"reward {row['reward']:.3f}, boxed {row['boxed_rate']:.0%}"
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.folder.append_metrics(row)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._update(state.global_step, state.max_steps, self._status)
 
 
+class ValidationCallback(TrainerCallback):
+    """Greedy accuracy and answer log-likelihood on the validation split of the first benchmark, while training."""
+
+    def __init__(
+        self,
+        trainer: GeneralThinkerTrainer,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Settings,
+        metrics: MetricsCallback,
+    ) -> None:
+        self._trainer = trainer
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._metrics = metrics
+        evaluation = settings.evaluation
+        self._benchmark = load_benchmark(
+            evaluation.benchmarks[0],
+            split="valid",
+            data_dir=settings.data.data_dir,
+            limit=evaluation.validation_limit,
+        )
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        every = self._settings.evaluation.every_steps
+        if every is None or state.global_step % every:
+            return
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        result = _evaluate(model, self._tokenizer, self._benchmark, self._settings, None, None)
+        self._metrics.write(
+            {
+                "step": state.global_step,
+                "validation/accuracy": result.accuracy,
+                "validation/standard_error": result.standard_error,
+                "validation/boxed_rate": result.boxed_rate,
+                "validation/answer_loglik": result.answer_loglik,
+            }
+        )
+
+
 def _evaluate_all(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: Settings,
-    folder: RunFolder,
-    when: str,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings, folder: RunFolder, when: str
 ) -> dict[str, EvaluationResult]:
     """Greedy evaluation on every benchmark of the settings; generations in `evaluation/<when>/<benchmark>`."""
     evaluation = settings.evaluation
     results = {}
     for name in evaluation.benchmarks:
         benchmark = load_benchmark(
-            name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit, seed=0
+            name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit
         )
+        output = folder.file(f"evaluation/{when}/{name}/generations.jsonl")
         with progress_bar(f"{name} {when}") as update:
-            results[name] = evaluate(
-                model,
-                tokenizer,
-                benchmark,
-                template=settings.method.prompt_template,
-                chat_template=settings.model.chat_template,
-                max_new_tokens=evaluation.max_new_tokens,
-                max_tokens_per_batch=evaluation.max_tokens_per_batch,
-                output=folder.file(f"evaluation/{when}/{name}/generations.jsonl"),
-                progress=update,
-            )
+            results[name] = _evaluate(model, tokenizer, benchmark, settings, output, update)
     return results
+
+
+def _evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmark: LoadedBenchmark,
+    settings: Settings,
+    output: Path | None,
+    update: Callable[..., None] | None,
+) -> EvaluationResult:
+    return evaluate(
+        model,
+        tokenizer,
+        benchmark,
+        template=settings.method.prompt_template,
+        chat_template=settings.model.chat_template,
+        max_new_tokens=settings.evaluation.max_new_tokens,
+        max_tokens_per_batch=settings.evaluation.max_tokens_per_batch,
+        output=output,
+        progress=update,
+    )
 
 
 def _paired(evaluations: Mapping[str, Mapping[str, EvaluationResult]]) -> dict[str, Any]:
@@ -207,6 +265,24 @@ def _paired(evaluations: Mapping[str, Mapping[str, EvaluationResult]]) -> dict[s
         name: compare(evaluations["after"][name].rows, before.rows).to_dict()
         for name, before in evaluations["before"].items()
     }
+
+
+def _shown_credit(trainer: GeneralThinkerTrainer, tokenizer: PreTrainedTokenizerBase) -> list[TokenHeat]:
+    """The token credit of the newest rollout's first group, as the report draws it."""
+    group = trainer.last_credit[: trainer.num_generations]
+    note = (
+        "blue: the policy that has seen the answer finds the token likelier than the reference policy; red: less likely"
+    )
+    return [
+        TokenHeat(
+            title=f"Token credit in the last rollout, response {number} of {len(group)}",
+            tokens=[tokenizer.decode([token]) for token in ids],
+            values=weights[: len(ids)],
+            note=note,
+            limit=1.0,
+        )
+        for number, (ids, weights) in enumerate(group[:SHOWN_CREDITS], start=1)
+    ]
 
 
 def _print_plan(

@@ -1,9 +1,9 @@
 """GeneralThinkerTrainer: TRL's GRPOTrainer with the answer's likelihood as reward and the answer as a source of credit.
 
 TRL keeps what it does well: sampling in groups, the clipped surrogate and its KL term, optimiser, logging. Replaced are
-the scoring of a rollout (`_generate_and_score_completions`), and the log-probabilities (`_get_per_token_logps_and_entropies`:
-exact, with position ids, the head on response tokens only). Every private method of TRL that this package overrides or
-calls stands in this file; `tests/test_trl_contract.py` names each with its signature.
+the scoring of a rollout (`_generate_and_score_completions`) and the log-probabilities, which are exact, get position
+ids and run the head on response tokens only (`_get_per_token_logps_and_entropies`). Every private method of TRL that
+this package overrides or calls stands in this file; `tests/test_trl_contract.py` names each with its signature.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,14 +51,14 @@ def check_combination(args: GRPOConfig, method: MethodSettings, problems: int) -
         raise SettingsError("training.use_vllm = true: rollouts come from transformers in this version")
     if method.credit != "none" and args.beta == 0.0:
         raise SettingsError(
-            f"method.credit = {method.credit!r} compares with the reference policy, which training.beta = 0 leaves out: "
-            "set training.beta above 0"
+            f"method.credit = {method.credit!r} compares with the reference policy, which training.beta = 0 leaves "
+            "out: set training.beta above 0"
         )
     prompts = args.generation_batch_size // args.num_generations
     if problems < prompts:
         raise SettingsError(
             f"a rollout takes {prompts} prompts and there are {problems} problems: lower "
-            "training.per_device_train_batch_size, training.gradient_accumulation_steps or training.steps_per_generation"
+            "training.per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
         )
 
 
@@ -94,6 +94,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
         check_combination(args, method, len(train_dataset))
         self.method = method
         self.chat_template_setting = chat_template
+        self.last_credit: list[tuple[TokenIds, list[float]]] = []  # responses of the newest rollout and their weights
         super().__init__(
             model=model,
             reward_funcs=_answer_likelihood,
@@ -156,6 +157,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
             )
             batch["advantages"] = torch.where(reasoning_BT, credit.advantages_BT, batch["advantages"])
             self._log_credit(mode, s_BT, credit.weights_BT, credit.clipped_BT, reasoning_BT, advantages_B, batch)
+            self.last_credit = list(zip(rollout.responses, credit.weights_BT.tolist(), strict=True))
         if old_logprobs_BT is not None:
             batch["old_per_token_logps"] = old_logprobs_BT
         if reference_BT is not None:

@@ -1,7 +1,7 @@
 """The small language model that ships with the package, so that every command does something real on any machine.
 
-Each version is a folder in Hugging Face format beside this file (`v1`, ...), with its model card, training log and scores.
-A retrained model gets a new number; the old one stays, so that stored curves stay true.
+Each version is a folder in Hugging Face format beside this file (`v1`, ...), with its model card, training log and
+scores. A retrained model gets a new number; the old one stays, so that stored curves stay true.
 """
 
 from importlib.resources import files

@@ -1,0 +1,299 @@
+"""The trainer on replayed responses, against computations written out with full logits."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from generalthinker.config import MethodSettings, Settings
+from generalthinker.data import training_rows
+from generalthinker.train import training_arguments
+from generalthinker.trainer import GeneralThinkerTrainer
+from thinker_common.benchmarks import chains
+from thinker_common.models.chat import render_prompt
+from thinker_common.models.load import load_policy, load_tokenizer
+
+PROBLEMS = chains.generate("train", 2, seed=3)
+GROUP = 4
+# One group of each problem: good ones with the true and with another answer, and one of each malformation.
+RESPONSES = [
+    "12+3=15. So \\boxed{15}<|end|>",
+    "1+1=2. The answer is \\boxed{7}.<|end|>",
+    "It is<|end|>",  # no box
+    "2+2=4. 4+4=8. So \\boxed{8",  # truncated
+    "9-4=5. So \\boxed{5}<|end|>",
+    "It must be \\boxed{}<|end|>",  # empty answer
+    "\\boxed{3}<|end|>",  # empty reasoning
+    "(7+3)*2=20. 20/4=5. So \\boxed{5}.<|end|>",
+]
+WELL_FORMED = [True, True, False, False, True, False, False, True]
+TRUNCATED = [False, False, False, True, False, False, False, False]
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., GeneralThinkerTrainer]:
+    """A trainer of the embedded model that 'samples' RESPONSES. Keyword arguments are settings of the method."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def make(
+        dtype: torch.dtype = torch.float64, training: dict[str, Any] | None = None, **method: Any
+    ) -> GeneralThinkerTrainer:
+        settings = Settings(
+            method=MethodSettings(**method),
+            training={"num_generations": GROUP, "per_device_train_batch_size": 8, "beta": 0.1, **(training or {})},
+        )
+        tokenizer = load_tokenizer("embedded")
+        arguments = training_arguments(settings, tmp_path)
+        trainer = GeneralThinkerTrainer(
+            model=load_policy("embedded").to(dtype),
+            args=arguments,
+            method=settings.method,
+            train_dataset=training_rows(PROBLEMS, settings.method, seed=0),
+            processing_class=tokenizer,
+        )
+        # A reference that differs from the policy, so that the KL term and the log-ratios are not zero.
+        torch.manual_seed(1)
+        for parameter in trainer.ref_model.parameters() if trainer.ref_model is not None else ():
+            parameter.data += 0.02 * torch.randn_like(parameter)
+        trainer.model.train()
+        responses = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in RESPONSES]
+
+        def replay(prompts: list[str]) -> tuple:
+            ids, *_ = trainer._tokenize_prompts(prompts)
+            return ids, responses, None, RESPONSES, None, {}, None, None
+
+        monkeypatch.setattr(trainer, "_generate", replay)
+        return trainer
+
+    return make
+
+
+def rollout_rows(rows: Dataset) -> list[dict[str, Any]]:
+    return [rows[index] for index in (0, 1) for _ in range(GROUP)]
+
+
+def full_logprobs(model: Any, prompt: list[int], continuation: list[int]) -> Tensor:
+    """Log-probabilities of the continuation's tokens, from the full logits of one unpadded row."""
+    with torch.no_grad():
+        logits_TV = model(input_ids=torch.tensor([prompt + continuation])).logits[0].double()
+    logprobs_TV = logits_TV.log_softmax(-1)
+    start = len(prompt)
+    return torch.stack([logprobs_TV[start + i - 1, token] for i, token in enumerate(continuation)])
+
+
+def expected(trainer: GeneralThinkerTrainer, *, credit: str, strength: float, clip: float) -> list[dict[str, Any]]:
+    """Everything the batch should hold, response by response, in plain Python."""
+    tokenizer = trainer.processing_class
+    rows = rollout_rows(trainer.train_dataset)
+    out = []
+    for row, text, well_formed, truncated in zip(rows, RESPONSES, WELL_FORMED, TRUNCATED, strict=True):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        prompt = render_prompt(tokenizer, row["prompt"])
+        reasoning = 0
+        reward = -30.0
+        if well_formed:
+            while not tokenizer.decode(ids[:reasoning]).endswith("\\boxed{"):
+                reasoning += 1
+            answer = tokenizer(row["answer"], add_special_tokens=False)["input_ids"]
+            reward = full_logprobs(trainer.model, prompt + ids[:reasoning], answer).sum().item()
+            with torch.no_grad():
+                logits_TV = trainer.model(input_ids=torch.tensor([prompt + ids[:reasoning] + answer])).logits[0]
+            closing = [token for text, token in tokenizer.get_vocab().items() if text.startswith("}")]
+            reward += logits_TV[-1].log_softmax(-1)[closing].logsumexp(0).item()
+        conditioned = render_prompt(tokenizer, row["conditioned_prompt"])
+        s = full_logprobs(trainer.model, conditioned, ids) - full_logprobs(trainer.ref_model, prompt, ids)
+        covered = reasoning if well_formed else 0 if truncated else len(ids)
+        out.append({"reward": reward, "s": s, "reasoning": reasoning, "covered": covered, "length": len(ids)})
+    for start in (0, GROUP):
+        rewards = torch.tensor([item["reward"] for item in out[start : start + GROUP]], dtype=torch.float64)
+        for item, reward in zip(out[start : start + GROUP], rewards, strict=True):
+            advantage = ((reward - rewards.mean()) / (rewards.std() + 1e-4)).item()
+            item["advantages"] = torch.full((item["covered"],), advantage, dtype=torch.float64)
+            if credit == "controlled" and item["reasoning"]:
+                s = item["s"][: item["reasoning"]]
+                d = (s - s.mean()) / (s.std(unbiased=False) + 1e-6)
+                d = d.clamp(-clip, clip)
+                d = d - d.mean()
+                item["advantages"] = advantage + strength * abs(advantage) * d / max(1.0, d.abs().max().item())
+    return out
+
+
+@pytest.mark.parametrize("credit", ["none", "controlled"])
+def test_batch_equals_the_equations(make_trainer: Callable[..., GeneralThinkerTrainer], credit: str) -> None:
+    trainer = make_trainer(credit=credit, credit_strength=0.3, token_clip=1.5)
+    batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+    wanted = expected(trainer, credit=credit, strength=0.3, clip=1.5)
+    for row, item in enumerate(wanted):
+        covered = item["covered"]
+        mask = batch["tool_mask"][row] * batch["completion_mask"][row]
+        assert mask.tolist() == [1] * covered + [0] * (mask.numel() - covered), RESPONSES[row]
+        assert batch["completion_mask"][row].sum() == item["length"], "attention keeps all tokens"
+        torch.testing.assert_close(
+            batch["advantages"][row, :covered].double(), item["advantages"], rtol=1e-5, atol=1e-5, msg=RESPONSES[row]
+        )
+    assert batch["num_items_in_batch"] == sum(item["covered"] for item in wanted)
+    logged = trainer._metrics["train"]
+    assert logged["reward"][0] == pytest.approx(sum(item["reward"] for item in wanted) / 8, rel=1e-5)
+    assert logged["well_formed_rate"] == [0.5]
+    assert logged["truncation_rate"] == [0.125]
+
+
+def test_truncated_responses_enter_the_groups_statistics_but_not_the_loss(
+    make_trainer: Callable[..., GeneralThinkerTrainer],
+) -> None:
+    trainer = make_trainer(credit="none")
+    batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+    assert batch["tool_mask"][3].sum() == 0
+    excluded = make_trainer(credit="none", malformed="exclude")
+    others = excluded._generate_and_score_completions(rollout_rows(excluded.train_dataset))
+    assert others["tool_mask"][[2, 3, 5, 6]].sum() == 0
+    assert not torch.allclose(batch["advantages"][0], others["advantages"][0])
+
+
+def test_gradient_against_finite_differences(
+    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole loss, surrogate and KL, in float64, with the old log-probabilities held fixed off the policy."""
+
+    def norm_in_float64(self: Any, states: Tensor) -> Tensor:  # the library's own rounds to float32
+        return self.weight * states * (states.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", norm_in_float64)
+    trainer = make_trainer(credit="controlled", credit_strength=0.5)
+    batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+    generator = torch.Generator().manual_seed(2)
+    noise = 0.05 * torch.randn(batch["advantages"].shape, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        old = trainer._get_per_token_logps_and_entropies(
+            trainer.model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            batch["completion_ids"].shape[1],
+        )[0]
+    batch["old_per_token_logps"] = old + noise  # ratios differ from 1, some outside the clip range
+    trainer.current_gradient_accumulation_steps = 1
+
+    def loss() -> Tensor:
+        return trainer._compute_loss(trainer.model, batch)
+
+    loss().backward()
+    checked = 0
+    for name, parameter in trainer.model.named_parameters():
+        if not any(part in name for part in ("embed_tokens", "layers.0.self_attn.q_proj", "layers.3.mlp.down", "norm")):
+            continue
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        analytic = (parameter.grad * direction).sum().item()
+        step = 1e-4 / direction.norm().item()
+        with torch.no_grad():
+            parameter += step * direction
+            above = loss().item()
+            parameter -= 2 * step * direction
+            below = loss().item()
+            parameter += step * direction
+        assert analytic == pytest.approx((above - below) / (2 * step), rel=2e-4, abs=1e-7), name
+        checked += 1
+    assert checked >= 5
+
+
+def test_own_answer_and_truncated_responses_get_no_gradient(
+    make_trainer: Callable[..., GeneralThinkerTrainer],
+) -> None:
+    trainer = make_trainer(credit="none", training={"beta": 0.0})
+    batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+    trainer.current_gradient_accumulation_steps = 1
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    width = batch["completion_ids"].shape[1]
+    captured: list[Tensor] = []
+    original = trainer._get_per_token_logps_and_entropies
+
+    def capture(*args: Any, **kwargs: Any) -> tuple:
+        logprobs, *rest = original(*args, **kwargs)
+        logprobs.retain_grad()
+        captured.append(logprobs)
+        return logprobs, *rest
+
+    trainer._get_per_token_logps_and_entropies = capture
+    trainer._compute_loss(trainer.model, batch).backward()
+    touched = captured[0].grad != 0
+    assert touched.shape == (8, width)
+    assert ids.shape == mask.shape
+    outside = ~(batch["tool_mask"].bool() & batch["completion_mask"].bool())
+    assert not (touched & outside).any()
+    assert touched[0].any()
+    assert not touched[3].any()
+
+
+def test_gradient_does_not_depend_on_accumulation(make_trainer: Callable[..., GeneralThinkerTrainer]) -> None:
+    gradients = []
+    for size, steps in ((8, 1), (2, 4)):
+        trainer = make_trainer(
+            credit="controlled", training={"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+        )
+        batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+        trainer.current_gradient_accumulation_steps = steps
+        for start in range(0, 8, size):
+            part = {name: value[start : start + size] if value.dim() else value for name, value in batch.items()}
+            trainer._compute_loss(trainer.model, part).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() <= 1e-10 * gradients[0].norm()
+    assert gradients[0].norm() > 0
+
+
+def test_conditioning_in_the_assistant_turn(make_trainer: Callable[..., GeneralThinkerTrainer]) -> None:
+    trainer = make_trainer(conditioning="assistant")
+    row = trainer.train_dataset[0]
+    assert row["conditioned_prompt"] == row["prompt"]
+    conditioned = trainer._conditioned(trainer._sample(rollout_rows(trainer.train_dataset)), rollout_rows(trainer.train_dataset))
+    text = trainer.processing_class.decode(conditioned.prompts[0])
+    assert text.endswith(f"<|assistant|>\\boxed{{{row['answer']}}}\n")
+
+
+def test_two_steps_change_the_policy_and_log_what_the_method_promises(
+    make_trainer: Callable[..., GeneralThinkerTrainer],
+) -> None:
+    trainer = make_trainer(dtype=torch.float32, training={"max_steps": 2, "learning_rate": 1e-3})
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    trainer.train()
+    after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    assert not torch.equal(before, after)
+    logs = [row for row in trainer.state.log_history if "reward" in row]
+    assert len(logs) == 2
+    for name in (
+        "reward_std", "answer_logprob", "well_formed_rate", "boxed_rate", "truncation_rate", "groups_under_min_std",
+        "credit/log_ratio_mean", "credit/log_ratio_std", "credit/clip_ratio", "credit/sign_flip_ratio",
+        "credit/weight_abs_p50", "credit/weight_abs_p90", "credit/weight_abs_p99", "kl", "entropy", "grad_norm",
+    ):  # fmt: skip
+        assert all(name in row for row in logs), name
+    assert all(row["credit/sign_flip_ratio"] == 0 for row in logs)
+
+
+def test_lora_trains_the_adapter_against_the_base_model(
+    make_trainer: Callable[..., GeneralThinkerTrainer], tmp_path: Path
+) -> None:
+    from thinker_common.models.adapters import add_lora
+    from thinker_common.training.sections import LoraSettings
+
+    settings = Settings(training={"num_generations": GROUP, "per_device_train_batch_size": 8, "beta": 0.1})
+    policy = add_lora(load_policy("embedded"), LoraSettings(r=4, alpha=8.0))
+    trainer = GeneralThinkerTrainer(
+        model=policy,
+        args=training_arguments(settings, tmp_path / "lora"),
+        method=settings.method,
+        train_dataset=training_rows(PROBLEMS, settings.method, seed=0),
+        processing_class=load_tokenizer("embedded"),
+    )
+    rollout = make_trainer(dtype=torch.float32)._sample(rollout_rows(trainer.train_dataset))
+    assert trainer.ref_model is None
+    with torch.no_grad():
+        untouched = trainer._response_logprobs(trainer.model, rollout)
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B.default" in name:
+                parameter += 0.05
+        reference = trainer._reference_logprobs(rollout)
+        torch.testing.assert_close(reference, untouched, rtol=0, atol=1e-5)
+        assert (trainer._response_logprobs(trainer.model, rollout) - reference).abs().max() > 1e-3
