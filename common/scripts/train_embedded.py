@@ -221,9 +221,9 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True, help="folder of the run: tokenizer, state, log")
     parser.add_argument("--export", type=Path, help="write the shipped folder from a finished run, and train nothing")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--total-tokens", type=float, default=12e6)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
-    parser.add_argument("--peak", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--total-tokens", type=float, default=20e6)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--peak", type=float, default=2e-3, help="peak learning rate")
     arguments = parser.parse_args()
     if arguments.export:
         export(arguments.work, arguments.export)
