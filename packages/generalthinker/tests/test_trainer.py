@@ -248,7 +248,9 @@ def test_conditioning_in_the_assistant_turn(make_trainer: Callable[..., GeneralT
     trainer = make_trainer(conditioning="assistant")
     row = trainer.train_dataset[0]
     assert row["conditioned_prompt"] == row["prompt"]
-    conditioned = trainer._conditioned(trainer._sample(rollout_rows(trainer.train_dataset)), rollout_rows(trainer.train_dataset))
+    conditioned = trainer._conditioned(
+        trainer._sample(rollout_rows(trainer.train_dataset)), rollout_rows(trainer.train_dataset)
+    )
     text = trainer.processing_class.decode(conditioned.prompts[0])
     assert text.endswith(f"<|assistant|>\\boxed{{{row['answer']}}}\n")
 
