@@ -2,9 +2,9 @@
 
     python packages/generalthinker/scripts/study_embedded.py --output runs/study --seeds 1 2 3 --jobs 2
 
-Conditions: `none` (credit: none), `controlled` (the paper's token credit), and the control `wrong`, in which every prompt
-has one wrong answer for its whole group. Each run is `generalthinker train --recipe embedded` with one thread; a run that
-has its `results.json` is not repeated, so that a study that was stopped goes on. Ends with the tables of
+Conditions: `none` (credit: none), `controlled` (the paper's token credit), and the control `wrong`, in which every
+prompt has one wrong answer for its whole group. Each run is `generalthinker train --recipe embedded` with one thread; a
+run that has its `results.json` is not repeated, so that a study that was stopped goes on. Ends with the tables of
 docs/results/embedded.md, also written to `summary.md`.
 """
 

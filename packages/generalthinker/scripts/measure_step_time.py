@@ -1,0 +1,200 @@
+"""Step time of GeneralThinker against TRL's GRPOTrainer with a constant-time reward: same prompts, lengths and beta.
+
+    python packages/generalthinker/scripts/measure_step_time.py --model /models/SmolLM2-135M-Instruct
+
+Both trainers sample G responses of exactly `--response-tokens` tokens to the same prompts of `--prompt-tokens` tokens,
+with the same generation and the same batch. The last tokens of every response are replaced by a box in both, so that
+every response is scored: an untrained model's would mostly be malformed and cost nothing. Steps of the trainers
+alternate in one process; the first step of each is not counted. Printed: the median step of each, the ratio of the medians and the range of the
+ratios of neighbouring steps, with and without generation.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from generalthinker.config import MethodSettings
+from generalthinker.data import training_rows
+from generalthinker.trainer import GeneralThinkerTrainer
+from thinker_common.benchmarks.problem import Problem
+from thinker_common.models.chat import render_prompt
+from thinker_common.models.load import load_policy, load_tokenizer
+
+TAIL = " So \\boxed{7}"
+WORDS = (
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "saw",
+    "two",
+    "red",
+    "birds",
+    "fly",
+    "over",
+    "old",
+    "stone",
+    "wall",
+)
+
+
+class Timed(TrainerCallback):
+    """Seconds of every step, and of the sampling inside it."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.sampling: list[float] = []
+        self.sampled = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.sampled = 0.0
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.steps.append(time.perf_counter() - self._began)
+        self.sampling.append(self.sampled)
+
+
+def with_box(trainer: GRPOTrainer, timed: Timed) -> None:
+    """Lets `_generate` end every response in a box, and counts its seconds."""
+    tokenizer = trainer.processing_class
+    tail = [*tokenizer(TAIL, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    original = trainer._generate_single_turn
+
+    def generate(*args: Any, **kwargs: Any) -> tuple:
+        began = time.perf_counter()
+        responses, logprobs = original(*args, **kwargs)
+        timed.sampled += time.perf_counter() - began
+        return [ids[: -len(tail)] + tail for ids in responses], logprobs
+
+    trainer._generate_single_turn = generate
+
+
+def problems(tokenizer: Any, count: int, prompt_tokens: int, template: str) -> list[Problem]:
+    """Questions whose rendered prompts have exactly `prompt_tokens` tokens, as far as single words allow."""
+    rng = random.Random(0)
+    made = []
+    for index in range(count):
+        words = [rng.choice(WORDS)]
+        while True:
+            question = " ".join(words) + "?"
+            if len(render_prompt(tokenizer, template.replace("{question}", question))) >= prompt_tokens:
+                break
+            words.append(rng.choice(WORDS))
+        made.append(Problem(id=f"made/{index}", question=question, answer=str(rng.randint(10, 99)), kind="math"))
+    return made
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    tokenizer = load_tokenizer(arguments.model)
+    method = MethodSettings(credit=arguments.credit)
+    steps = arguments.steps + 1
+    made = problems(tokenizer, steps * arguments.prompts, arguments.prompt_tokens, method.prompt_template)
+    rows = training_rows(made, method, seed=0)
+    timers = {"generalthinker": Timed(), "grpo": Timed()}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def config(name: str) -> GRPOConfig:
+            return GRPOConfig(
+                output_dir=f"{folder}/{name}",
+                beta=arguments.beta,
+                learning_rate=1e-6,
+                num_generations=arguments.group,
+                per_device_train_batch_size=arguments.group,
+                gradient_accumulation_steps=arguments.prompts,
+                max_completion_length=arguments.response_tokens,
+                generation_kwargs={"min_new_tokens": arguments.response_tokens},
+                max_steps=1,
+                loss_type="grpo",
+                activation_checkpointing=False,
+                disable_tqdm=True,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                bf16=False,
+            )
+
+        def constant(completions: list, **_: Any) -> list[float]:
+            return [float(index % 2) for index in range(len(completions))]
+
+        prompt_ids = [render_prompt(tokenizer, row["prompt"]) for row in rows]
+        texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt_ids]
+        assert tokenizer(texts)["input_ids"] == prompt_ids, "both trainers see the same prompts"
+        ours = GeneralThinkerTrainer(load_policy(arguments.model), config("ours"), method, rows, tokenizer)
+        theirs = GRPOTrainer(
+            load_policy(arguments.model),
+            constant,
+            config("theirs"),
+            Dataset.from_dict({"prompt": texts}),
+            processing_class=tokenizer,
+        )
+        for name, trainer in (("generalthinker", ours), ("grpo", theirs)):
+            trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(timers[name])
+            with_box(trainer, timers[name])
+        for step in range(steps):
+            for name, trainer in (("generalthinker", ours), ("grpo", theirs)):
+                trainer.train()  # max_steps = 1: one optimiser step
+                print(f"step {step}, {name}: {timers[name].steps[-1]:.2f} s", flush=True)
+        [well_formed] = {row["well_formed_rate"] for row in ours.state.log_history if "well_formed_rate" in row}
+
+    def compared(values: dict[str, list[float]]) -> dict[str, Any]:
+        ours_s, theirs_s = values["generalthinker"], values["grpo"]
+        ratios = [a / b for a, b in zip(ours_s, theirs_s, strict=True)]
+        return {
+            "generalthinker_seconds": statistics.median(ours_s),
+            "grpo_seconds": statistics.median(theirs_s),
+            "ratio": statistics.median(ours_s) / statistics.median(theirs_s),
+            "ratio_range": [min(ratios), max(ratios)],
+        }
+
+    whole = {name: timed.steps[1:] for name, timed in timers.items()}
+    rest = {
+        name: [step - sampling for step, sampling in zip(timed.steps[1:], timed.sampling[1:], strict=True)]
+        for name, timed in timers.items()
+    }
+    return {
+        "settings": {name: value for name, value in vars(arguments).items() if name not in ("model", "json")},
+        "threads": torch.get_num_threads(),
+        "well_formed_rate": well_formed,
+        "step": compared(whole),
+        "without_generation": compared(rest),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a Hugging Face id or folder")
+    parser.add_argument("--prompt-tokens", type=int, default=100)
+    parser.add_argument("--response-tokens", type=int, default=128)
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--prompts", type=int, default=1, help="prompts a step")
+    parser.add_argument("--steps", type=int, default=5, help="counted steps of each trainer")
+    parser.add_argument("--beta", type=float, default=0.001)
+    parser.add_argument("--credit", default="controlled", choices=["none", "controlled"])
+    parser.add_argument("--json", action="store_true")
+    parsed = parser.parse_args()
+    result = measure(parsed)
+    if parsed.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(f"well-formed: {result['well_formed_rate']}, threads: {result['threads']}")
+        for title in ("step", "without_generation"):
+            row = result[title]
+            low, high = row["ratio_range"]
+            print(
+                f"{title}: {row['generalthinker_seconds']:.2f} s against {row['grpo_seconds']:.2f} s, "
+                f"ratio {row['ratio']:.3f} ({low:.3f} to {high:.3f})"
+            )
