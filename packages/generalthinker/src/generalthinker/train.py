@@ -1,7 +1,7 @@
 """One training run: settings to policy, evaluation before and after, and the folder that holds it all."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from ._common import (
     progress_bar,
     to_yaml,
 )
-from .config import MANAGED_ARGUMENTS, Settings
-from .data import check_room, load_problems, training_rows
+from .config import LEAST_ARGUMENTS, MANAGED_ARGUMENTS, Settings
+from .data import check_evaluation_room, check_room, load_problems, training_rows
 from .report import write_run_report
 from .trainer import GeneralThinkerTrainer, check_combination
 
@@ -47,6 +47,8 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
     """
     settings.training["seed"] = seed
     arguments = training_arguments(settings, output)
+    if not dry_run:
+        RunFolder(output).check_free()
     tokenizer = load_tokenizer(settings.model.name_or_path, revision=settings.model.revision)
     policy = load_policy(
         settings.model.name_or_path, revision=settings.model.revision, dtype=_weights_dtype(settings)
@@ -61,6 +63,19 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
         max_positions=policy.config.get_text_config().max_position_embeddings,
     )
     check_combination(arguments, settings.method, len(rows))
+    benchmarks, validation = _load_evaluations(settings)
+    for benchmark in [*benchmarks, *([validation] if validation is not None else [])]:
+        check_evaluation_room(
+            benchmark.problems,
+            tokenizer,
+            template=settings.method.prompt_template,
+            chat_template=settings.model.chat_template,
+            max_new_tokens=settings.evaluation.max_new_tokens,
+            max_positions=policy.config.get_text_config().max_position_embeddings,
+        )
+    if settings.model.lora is not None:
+        torch.manual_seed(seed)  # the adapter begins with random weights
+        policy = add_lora(policy, settings.model.lora)
     if dry_run:
         _print_plan(settings, arguments, policy, len(rows), problems.source, output, console)
         return {}
@@ -71,9 +86,7 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
     began = time.perf_counter()
     evaluations: dict[str, dict[str, EvaluationResult]] = {}
     if settings.evaluation.at_start:
-        evaluations["before"] = _evaluate_all(policy, tokenizer, settings, folder, "before")
-    if settings.model.lora is not None:
-        policy = add_lora(policy, settings.model.lora)
+        evaluations["before"] = _evaluate_all(policy, tokenizer, benchmarks, settings, folder, "before")
 
     with progress_bar("training") as update:
         metrics = MetricsCallback(folder, update)
@@ -87,14 +100,14 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
             callbacks=[metrics],
         )
         trainer.remove_callback(PrinterCallback)
-        if settings.evaluation.every_steps is not None:
-            trainer.add_callback(ValidationCallback(trainer, tokenizer, settings, metrics))
+        if validation is not None:
+            trainer.add_callback(ValidationCallback(trainer, tokenizer, validation, settings, metrics))
         training_began = time.perf_counter()
         trainer.train()
         training_seconds = time.perf_counter() - training_began
     policy = merge_and_export(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder.model)
     if settings.evaluation.at_end:
-        evaluations["after"] = _evaluate_all(policy, tokenizer, settings, folder, "after")
+        evaluations["after"] = _evaluate_all(policy, tokenizer, benchmarks, settings, folder, "after")
 
     results = {
         "seed": seed,
@@ -121,6 +134,9 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
         SettingsError: an unknown argument, a value of the wrong type, or a combination that TRL refuses.
     """
     checked = check_arguments(settings.training, GRPOConfig, managed=MANAGED_ARGUMENTS)
+    for name, least in LEAST_ARGUMENTS.items():
+        if checked.get(name) is not None and checked[name] < least:
+            raise SettingsError(f"training.{name} = {checked[name]}: expected a number of at least {least}")
     generation = settings.generation
     bf16 = _trains_in_bfloat16(settings)
     try:
@@ -182,26 +198,21 @@ class MetricsCallback(TrainerCallback):
 
 
 class ValidationCallback(TrainerCallback):
-    """Greedy accuracy and answer log-likelihood on the validation split of the first benchmark, while training."""
+    """Greedy accuracy and answer log-likelihood on the validation problems, while training."""
 
     def __init__(
         self,
         trainer: GeneralThinkerTrainer,
         tokenizer: PreTrainedTokenizerBase,
+        benchmark: LoadedBenchmark,
         settings: Settings,
         metrics: MetricsCallback,
     ) -> None:
         self._trainer = trainer
         self._tokenizer = tokenizer
+        self._benchmark = benchmark
         self._settings = settings
-        self._metrics = metrics
-        evaluation = settings.evaluation
-        self._benchmark = load_benchmark(
-            evaluation.benchmarks[0],
-            split="valid",
-            data_dir=settings.data.data_dir,
-            limit=evaluation.validation_limit,
-        )
+        self._log = metrics
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         every = self._settings.evaluation.every_steps
@@ -209,7 +220,7 @@ class ValidationCallback(TrainerCallback):
             return
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         result = _evaluate(model, self._tokenizer, self._benchmark, self._settings, None, None)
-        self._metrics.write(
+        self._log.write(
             {
                 "step": state.global_step,
                 "validation/accuracy": result.accuracy,
@@ -220,19 +231,35 @@ class ValidationCallback(TrainerCallback):
         )
 
 
+def _load_evaluations(settings: Settings) -> tuple[list[LoadedBenchmark], LoadedBenchmark | None]:
+    """The benchmarks for before and after, and the validation split of the first for while training, if asked for."""
+    evaluation, data_dir = settings.evaluation, settings.data.data_dir
+    benchmarks: list[LoadedBenchmark] = []
+    if evaluation.at_start or evaluation.at_end:
+        benchmarks = [
+            load_benchmark(name, split=evaluation.split, data_dir=data_dir, limit=evaluation.limit)
+            for name in dict.fromkeys(evaluation.benchmarks)
+        ]
+    if evaluation.every_steps is None:
+        return benchmarks, None
+    first, limit = evaluation.benchmarks[0], evaluation.validation_limit
+    return benchmarks, load_benchmark(first, split="valid", data_dir=data_dir, limit=limit)
+
+
 def _evaluate_all(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings, folder: RunFolder, when: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmarks: Sequence[LoadedBenchmark],
+    settings: Settings,
+    folder: RunFolder,
+    when: str,
 ) -> dict[str, EvaluationResult]:
-    """Greedy evaluation on every benchmark of the settings; generations in `evaluation/<when>/<benchmark>`."""
-    evaluation = settings.evaluation
+    """Greedy evaluation on every benchmark; generations in `evaluation/<when>/<benchmark>`."""
     results = {}
-    for name in evaluation.benchmarks:
-        benchmark = load_benchmark(
-            name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit
-        )
-        output = folder.file(f"evaluation/{when}/{name}/generations.jsonl")
-        with progress_bar(f"{name} {when}") as update:
-            results[name] = _evaluate(model, tokenizer, benchmark, settings, output, update)
+    for benchmark in benchmarks:
+        output = folder.file(f"evaluation/{when}/{benchmark.name}/generations.jsonl")
+        with progress_bar(f"{benchmark.name} {when}") as update:
+            results[benchmark.name] = _evaluate(model, tokenizer, benchmark, settings, output, update)
     return results
 
 

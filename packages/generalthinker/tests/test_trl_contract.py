@@ -1,0 +1,103 @@
+"""Every private name of TRL that `trainer.py` overrides, calls or reads. A TRL upgrade fails here and nowhere else."""
+
+import inspect
+import re
+from importlib.resources import files
+
+import pytest
+from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+
+OVERRIDDEN = {
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_tokenize_prompts": ["self", "prompts"],
+}
+# Called by keyword from TRL's loss: our override takes these by name and everything multimodal as **.
+LOGPROBS = [
+    "self",
+    "model",
+    "input_ids",
+    "attention_mask",
+    "logits_to_keep",
+    "batch_size",
+    "compute_entropy",
+    "compute_aux_loss",
+]
+# The parts of `_generate`'s result that are used, in their places.
+GENERATE_RETURN = (
+    "return prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, images, tool_images"
+)
+ATTRIBUTES = (
+    "_metrics", "_logs", "_tokenizer", "_entropy_bonus_enabled", "num_generations", "num_generations_eval",
+    "eos_token_ids", "ref_model", "beta", "temperature", "num_iterations",
+)  # fmt: skip
+# What the loss reads from our batch, and how.
+BATCH_KEYS = (
+    'inputs["prompt_ids"], inputs["prompt_mask"]',
+    'inputs["completion_ids"], inputs["completion_mask"]',
+    'completion_mask if "tool_mask" not in inputs else completion_mask * inputs["tool_mask"]',
+    'inputs["advantages"]',
+    'inputs.get("old_per_token_logps")',
+    'inputs["ref_per_token_logps"]',
+    'inputs["num_items_in_batch"]',
+    "if advantages.dim() == 1:",
+)
+
+
+@pytest.mark.parametrize("name", OVERRIDDEN)
+def test_signatures_of_overridden_methods(name: str) -> None:
+    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == OVERRIDDEN[name]
+
+
+def test_log_probabilities() -> None:
+    parameters = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert parameters[: len(LOGPROBS)] == LOGPROBS
+    source = inspect.getsource(GRPOTrainer._get_per_token_logps_and_entropies)
+    assert "return logps, entropies, aux_loss" in source
+
+
+def test_generate() -> None:
+    assert list(inspect.signature(GRPOTrainer._generate).parameters) == ["self", "prompts"]
+    assert GENERATE_RETURN in inspect.getsource(GRPOTrainer._generate)
+
+
+def test_the_loss_reads_the_batch_as_we_write_it() -> None:
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    for snippet in BATCH_KEYS:
+        assert snippet in source, snippet
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attributes(name: str) -> None:
+    source = inspect.getsource(GRPOTrainer)
+    assert re.search(rf"self\.{name}\b", source), name
+    assert re.search(rf"self\.{name}\b", files("generalthinker").joinpath("trainer.py").read_text()), "no longer used"
+
+
+def test_old_log_probabilities_are_left_out_under_the_same_condition() -> None:
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert "generate_every = self.args.steps_per_generation * self.num_iterations" in source
+    assert "if self.args.gradient_accumulation_steps % generate_every != 0" in source
+
+
+def test_gradient_checkpointing_is_switched_off_by_name() -> None:
+    assert list(inspect.signature(disable_gradient_checkpointing).parameters) == [
+        "model",
+        "gradient_checkpointing_kwargs",
+    ]
+
+
+def test_private_names_stand_in_one_file() -> None:
+    ours = {name for name in (*OVERRIDDEN, "_get_per_token_logps_and_entropies", "_generate", "_metrics", "_logs")}
+    for entry in files("generalthinker").iterdir():
+        if entry.name.endswith(".py") and entry.name != "trainer.py":
+            used = {name for name in ours if re.search(rf"\.{name}\b", entry.read_text(encoding="utf-8"))}
+            assert not used, f"{entry.name} uses {used}"
+
+
+def test_defaults_that_the_method_relies_on() -> None:
+    fields = GRPOConfig.__dataclass_fields__
+    assert fields["importance_sampling_level"].default == "token"
+    assert fields["epsilon"].default == 0.2
+    assert fields["remove_unused_columns"].default is False
+    assert fields["shuffle_dataset"].default is True
