@@ -5,8 +5,8 @@
 Both trainers sample G responses of exactly `--response-tokens` tokens to the same prompts of `--prompt-tokens` tokens,
 with the same generation and the same batch. The last tokens of every response are replaced by a box in both, so that
 every response is scored: an untrained model's would mostly be malformed and cost nothing. Steps of the trainers
-alternate in one process; the first step of each is not counted. Printed: the median step of each, the ratio of the medians and the range of the
-ratios of neighbouring steps, with and without generation.
+alternate in one process; the first step of each is not counted. Printed: the median step of each, the ratio of the
+medians and the range of the ratios of neighbouring steps, with and without generation.
 """
 
 import argparse

@@ -86,7 +86,7 @@ def summary(output: Path, seeds: list[int]) -> str:
         )
     lines += [
         "",
-        "| paired, same problems | difference, points | 95 % bootstrap interval over problems | exact McNemar p, by seed |",
+        "| paired, same problems | difference, points | 95 % bootstrap interval | exact McNemar p, by seed |",
         "|---|---|---|---|",
     ]
     for a, b in PAIRS:

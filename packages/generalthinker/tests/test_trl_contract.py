@@ -88,7 +88,7 @@ def test_gradient_checkpointing_is_switched_off_by_name() -> None:
 
 
 def test_private_names_stand_in_one_file() -> None:
-    ours = {name for name in (*OVERRIDDEN, "_get_per_token_logps_and_entropies", "_generate", "_metrics", "_logs")}
+    ours = {*OVERRIDDEN, "_get_per_token_logps_and_entropies", "_generate", "_metrics", "_logs"}
     for entry in files("generalthinker").iterdir():
         if entry.name.endswith(".py") and entry.name != "trainer.py":
             used = {name for name in ours if re.search(rf"\.{name}\b", entry.read_text(encoding="utf-8"))}
