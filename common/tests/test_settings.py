@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from thinker_common.errors import SettingsError
@@ -129,6 +129,7 @@ _plain = st.recursive(
 
 
 @given(_plain)
+@example({"\x85": "a\u2028b \u2029"})
 def test_yaml_text_reads_back_as_the_same_value(value):
     assert parse_yaml(dump_yaml(value), "test") == value
 

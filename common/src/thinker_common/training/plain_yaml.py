@@ -51,6 +51,14 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        # PyYAML folds these line breaks into spaces in every style but the double-quoted one.
+        style = '"' if any(character in data for character in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 for _class in (_Loader, _Dumper):
     _class.yaml_implicit_resolvers = {}  # in place of those inherited, which are YAML 1.1's
