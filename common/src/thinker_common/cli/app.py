@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
@@ -81,6 +82,8 @@ def _quieten_libraries() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
     # On every machine without a GPU it warns that there is none.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+    # TRL still reads the old name of a property of transformers: nothing that a user could change.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def _disk_trouble(error: Exception) -> str | None:

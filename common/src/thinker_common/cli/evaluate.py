@@ -186,20 +186,12 @@ def _print(
     other: Path | None,
     folder: RunFolder,
 ) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    from ..evaluation.table import COLUMNS, cells
+    from ..evaluation.table import sentence, terminal_table
 
-    table = Table(*COLUMNS, title="greedy, value ± standard error", box=box.SIMPLE_HEAD, pad_edge=False)
-    for result in results.values():
-        table.add_row(*cells(result, model))
+    table = terminal_table((result, model) for result in results.values())
     Console(width=None if sys.stdout.isatty() else 120).print(table)  # a file has no width to keep to
     for name, comparison in comparisons.items():
-        low, high = comparison.interval
-        typer.echo(
-            f"{name}, this - {other}: {100 * comparison.difference:+.1f} points, 95 % interval {100 * low:+.1f} to "
-            f"{100 * high:+.1f} (paired bootstrap), exact McNemar p = {comparison.p_value:.2g}, n = {comparison.n}"
-        )
+        typer.echo(f"{name}, this - {other}: {sentence(comparison)}")
     typer.echo(f"results: {folder.path}")

@@ -1,14 +1,20 @@
-"""Evaluation results as rows of text, for a terminal's table and a report's alike."""
+"""Evaluation results and comparisons as text, for a terminal and a report alike."""
 
 import math
+from collections.abc import Iterable
 
+from rich import box
+from rich.table import Table
+
+from .comparison import Comparison
 from .evaluate import EvaluationResult
 
-COLUMNS = ("benchmark", "model", "n", "accuracy", "given a box", "boxed", "truncated", "answer log-lik.", "tokens")
+# Percentages; the reference answer's log-likelihood in nats; tokens of a response.
+COLUMNS = ("benchmark", "model", "n", "accuracy %", "given a box %", "boxed %", "cut off %", "answer loglik", "tokens")
 
 
 def cells(result: EvaluationResult, model: str) -> tuple[str, ...]:
-    """One row under `COLUMNS`: percentages and nats, each estimate with its standard error."""
+    """One row under `COLUMNS`, each estimate with its standard error."""
     return (
         result.benchmark,
         model,
@@ -22,11 +28,30 @@ def cells(result: EvaluationResult, model: str) -> tuple[str, ...]:
     )
 
 
+def terminal_table(rows: Iterable[tuple[EvaluationResult, str]]) -> Table:
+    """Results and the names of their models as a table for a terminal."""
+    table = Table(title="greedy, value ± standard error", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("benchmark", "model") else "right")
+    for result, model in rows:
+        table.add_row(*cells(result, model))
+    return table
+
+
+def sentence(comparison: Comparison) -> str:
+    """A paired comparison in one line."""
+    low, high = comparison.interval
+    return (
+        f"{100 * comparison.difference:+.1f} points, 95 % interval {100 * low:+.1f} to {100 * high:+.1f} "
+        f"(paired bootstrap), exact McNemar p = {comparison.p_value:.2g}, n = {comparison.n}"
+    )
+
+
 def _percent(value: float, error: float | None = None) -> str:
     if math.isnan(value):
         return "-"
-    return f"{100 * value:.1f} %" if error is None else f"{100 * value:.1f} ± {100 * error:.1f} %"
+    return f"{100 * value:.1f}" if error is None else f"{100 * value:.1f}±{100 * error:.1f}"
 
 
 def _number(value: float, error: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f} ± {error:.2f}"
+    return "-" if math.isnan(value) else f"{value:.2f}±{error:.2f}"

@@ -25,6 +25,7 @@ _LAZY = {
     "BoxSplit": "likelihood.boundary:BoxSplit",
     "COLUMNS": "evaluation.table:COLUMNS",
     "Curves": "evaluation.report:Curves",
+    "Comparison": "evaluation.comparison:Comparison",
     "EvaluationResult": "evaluation.evaluate:EvaluationResult",
     "Generator": "evaluation.generate:Generator",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
@@ -48,39 +49,43 @@ _LAZY = {
     "progress_bar": "evaluation.progress:progress_bar",
     "sample": "benchmarks:sample",
     "sections": "training.sections",
+    "sentence": "evaluation.table:sentence",
     "split_response": "likelihood.boundary:split_response",
+    "terminal_table": "evaluation.table:terminal_table",
     "to_yaml": "training.settings:to_yaml",
     "token_logprobs": "likelihood.logprobs:token_logprobs",
     "write_report": "evaluation.report:write_report",
 }
 
 if TYPE_CHECKING:
-    from thinker_common.evaluation.report import Curves as Curves
-    from thinker_common.evaluation.report import Table as Table
-    from thinker_common.evaluation.report import Texts as Texts
-    from thinker_common.evaluation.report import TokenHeat as TokenHeat
-    from thinker_common.evaluation.report import write_report as write_report
-    from thinker_common.models.adapters import add_lora as add_lora
-    from thinker_common.models.adapters import merge_and_export as merge_and_export
-
     from thinker_common.benchmarks import load_benchmark as load_benchmark
     from thinker_common.benchmarks import sample as sample
     from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
     from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
+    from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
     from thinker_common.evaluation.evaluate import evaluate as evaluate
     from thinker_common.evaluation.generate import Generator as Generator
     from thinker_common.evaluation.progress import progress_bar as progress_bar
+    from thinker_common.evaluation.report import Curves as Curves
+    from thinker_common.evaluation.report import Table as Table
+    from thinker_common.evaluation.report import Texts as Texts
+    from thinker_common.evaluation.report import TokenHeat as TokenHeat
+    from thinker_common.evaluation.report import write_report as write_report
     from thinker_common.evaluation.table import COLUMNS as COLUMNS
     from thinker_common.evaluation.table import cells as cells
+    from thinker_common.evaluation.table import sentence as sentence
+    from thinker_common.evaluation.table import terminal_table as terminal_table
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
     from thinker_common.likelihood.boundary import split_response as split_response
     from thinker_common.likelihood.logprobs import token_logprobs as token_logprobs
     from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
     from thinker_common.models import chat as chat
+    from thinker_common.models.adapters import add_lora as add_lora
+    from thinker_common.models.adapters import merge_and_export as merge_and_export
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import sections as sections

@@ -7,20 +7,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from trl import GRPOConfig
 
 from ._common import (
-    COLUMNS,
+    Comparison,
     EvaluationResult,
     LoadedBenchmark,
     RunFolder,
     SettingsError,
     TokenHeat,
     add_lora,
-    cells,
     check_arguments,
     compare,
     evaluate,
@@ -29,6 +27,8 @@ from ._common import (
     load_tokenizer,
     merge_and_export,
     progress_bar,
+    sentence,
+    terminal_table,
     to_yaml,
 )
 from .config import LEAST_ARGUMENTS, MANAGED_ARGUMENTS, Settings
@@ -109,6 +109,7 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
     if settings.evaluation.at_end:
         evaluations["after"] = _evaluate_all(policy, tokenizer, benchmarks, settings, folder, "after")
 
+    paired = _paired(evaluations)
     results = {
         "seed": seed,
         "steps": trainer.state.global_step,
@@ -119,11 +120,11 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
         "evaluations": {
             when: {name: result.to_dict() for name, result in by_name.items()} for when, by_name in evaluations.items()
         },
-        "paired": _paired(evaluations),
+        "paired": {name: comparison.to_dict() for name, comparison in paired.items()},
     }
     folder.write_results(results)
     write_run_report(folder, settings, results, metrics.rows, evaluations, _shown_credit(trainer, tokenizer))
-    _print_results(evaluations, results, folder, console)
+    _print_results(evaluations, paired, folder, console)
     return results
 
 
@@ -146,7 +147,7 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
             temperature=generation.temperature,
             top_p=generation.top_p,
             top_k=generation.top_k,
-            **{"bf16": bf16, "disable_tqdm": True, **checked},
+            **{"bf16": bf16, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(), **checked},
         )
     except ValueError as error:
         raise SettingsError(f"training: {error}") from error
@@ -284,13 +285,12 @@ def _evaluate(
     )
 
 
-def _paired(evaluations: Mapping[str, Mapping[str, EvaluationResult]]) -> dict[str, Any]:
-    """Before against after on the same problems, for each benchmark that was evaluated twice."""
+def _paired(evaluations: Mapping[str, Mapping[str, EvaluationResult]]) -> dict[str, Comparison]:
+    """After against before on the same problems, for each benchmark that was evaluated twice."""
     if set(evaluations) != {"before", "after"}:
         return {}
     return {
-        name: compare(evaluations["after"][name].rows, before.rows).to_dict()
-        for name, before in evaluations["before"].items()
+        name: compare(evaluations["after"][name].rows, before.rows) for name, before in evaluations["before"].items()
     }
 
 
@@ -344,23 +344,14 @@ def _print_plan(
 
 def _print_results(
     evaluations: Mapping[str, Mapping[str, EvaluationResult]],
-    results: Mapping[str, Any],
+    paired: Mapping[str, Comparison],
     folder: RunFolder,
     console: Console,
 ) -> None:
-    table = Table(title="greedy evaluation, value ± standard error")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("benchmark", "model") else "right")
-    for when, by_name in evaluations.items():
-        for result in by_name.values():
-            table.add_row(*cells(result, when))
-    console.print(table)
-    for name, paired in results["paired"].items():
-        low, high = paired["interval"]
-        console.print(
-            f"{name}, after - before: {100 * paired['difference']:+.1f} points, 95 % interval {100 * low:+.1f} to "
-            f"{100 * high:+.1f} (paired bootstrap), exact McNemar p = {paired['p_value']:.2g}",
-            highlight=False,
-        )
-    console.print(f"run folder: {folder.path}", highlight=False)
-    console.print(f"report: {folder.report}", highlight=False)
+    rows = [(result, when) for when, by_name in evaluations.items() for result in by_name.values()]
+    if rows:
+        console.print(terminal_table(rows))
+    for name, comparison in paired.items():
+        console.print(f"{name}, after - before: {sentence(comparison)}", highlight=False, soft_wrap=True)
+    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
