@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterable
 
-from rich import box
 from rich.table import Table
 
 from .comparison import Comparison
 from .evaluate import EvaluationResult
 
 # Percentages; the reference answer's log-likelihood in nats; tokens of a response.
-COLUMNS = ("benchmark", "model", "n", "accuracy %", "given a box %", "boxed %", "cut off %", "answer loglik", "tokens")
+COLUMNS = ("benchmark", "model", "n", "accuracy %", "given a box %", "boxed %", "cut %", "answer loglik", "tokens")
 
 
 def cells(result: EvaluationResult, model: str) -> tuple[str, ...]:
@@ -30,7 +29,7 @@ def cells(result: EvaluationResult, model: str) -> tuple[str, ...]:
 
 def terminal_table(rows: Iterable[tuple[EvaluationResult, str]]) -> Table:
     """Results and the names of their models as a table for a terminal."""
-    table = Table(title="greedy, value ± standard error", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title="greedy, value ± standard error", box=None, pad_edge=False)  # fits a terminal of 80 columns
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("benchmark", "model") else "right")
     for result, model in rows:
