@@ -69,10 +69,10 @@ def test_names_cannot_leave_the_run_folder(tmp_path, name):
         run.file(name)
 
 
-def test_file_makes_the_parent(tmp_path):
-    path = RunFolder.create(tmp_path / "run").file("evaluation/chains/generations.jsonl")
-    assert path.parent.is_dir()
-    assert not path.exists()
+def test_file_makes_nothing(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    assert run.file("evaluation/chains/generations.jsonl") == run.path / "evaluation/chains/generations.jsonl"
+    assert list(run.path.iterdir()) == []
 
 
 def test_metrics_are_appended_as_json_lines(tmp_path):

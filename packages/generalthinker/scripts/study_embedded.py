@@ -3,7 +3,8 @@
     python packages/generalthinker/scripts/study_embedded.py --output runs/study --seeds 1 2 3 --jobs 2
 
 Conditions: `none` (credit: none), `controlled` (the paper's token credit), and the control `wrong`, in which every
-prompt has one wrong answer for its whole group. Each run is `generalthinker train --recipe embedded` with one thread; a
+prompt has one wrong answer for its whole group (and `credit: none`, so that it differs from `none` in nothing but the
+answers). Each run is `generalthinker train --recipe embedded` with one thread; a
 run that has its `results.json` is not repeated, so that a study that was stopped goes on. Ends with the tables of
 docs/results/embedded.md, also written to `summary.md`.
 """
@@ -25,7 +26,7 @@ from thinker_common.evaluation.statistics import mcnemar_exact, paired_bootstrap
 CONDITIONS = {
     "none": ["method.credit=none"],
     "controlled": ["method.credit=controlled"],
-    "wrong": ["method.credit=controlled", "method.answers=wrong"],
+    "wrong": ["method.credit=none", "method.answers=wrong"],
 }
 PAIRS = (("none", "wrong"), ("controlled", "wrong"), ("controlled", "none"))
 
@@ -73,20 +74,19 @@ def summary(output: Path, seeds: list[int]) -> str:
             f"| {100 * after['boxed_rate']:.1f} | {100 * after['truncation_rate']:.1f} "
             f"| {after['answer_loglik']:.2f} | {result['seconds'] / 60:.1f} |"
         )
-    lines += [
-        "",
-        "| condition | gain given a box, points: mean over seeds | standard deviation | range |",
-        "|---|---|---|---|",
-    ]
+    lines += ["", "| condition | gain, points | gain given a box, points | seeds |", "|---|---|---|---|"]
     for condition in CONDITIONS:
-        gains = [_gain(results[condition, seed]) for seed in seeds]
-        deviation = f"{spread.stdev(gains):.1f}" if len(gains) > 1 else "-"
-        lines.append(
-            f"| {condition} | {spread.mean(gains):+.1f} | {deviation} | {min(gains):+.1f} to {max(gains):+.1f} |"
+        raw, given_box = (
+            _spread([_gain(results[condition, seed], value) for seed in seeds])
+            for value in ("accuracy", "accuracy_given_boxed")
         )
+        lines.append(f"| {condition} | {raw} | {given_box} | {len(seeds)} |")
+    lines += ["", f"| condition | validation accuracy by step, mean of {len(seeds)} seeds |", "|---|---|"]
+    for condition in CONDITIONS:
+        lines.append(f"| {condition} | {_validation(output, condition, seeds)} |")
     lines += [
         "",
-        "| paired, same problems | difference, points | 95 % bootstrap interval | exact McNemar p, by seed |",
+        "| paired, same problems | difference, points | 95 % bootstrap interval | by seed, exact McNemar p |",
         "|---|---|---|---|",
     ]
     for a, b in PAIRS:
@@ -95,11 +95,14 @@ def summary(output: Path, seeds: list[int]) -> str:
         mean_a = [sum(scores[problem] for scores, _ in by_seed) / len(seeds) for problem in ids]
         mean_b = [sum(scores[problem] for _, scores in by_seed) / len(seeds) for problem in ids]
         interval = paired_bootstrap(mean_a, mean_b, seed=0)
-        values = [mcnemar_exact([x[i] for i in ids], [y[i] for i in ids]).p_value for x, y in by_seed]
         difference = 100 * (sum(mean_a) - sum(mean_b)) / len(ids)
+        of_seeds = []
+        for x, y in by_seed:
+            p_value = mcnemar_exact([x[i] for i in ids], [y[i] for i in ids]).p_value
+            of_seeds.append(f"{100 * (sum(x.values()) - sum(y.values())) / len(ids):+.1f} (p = {p_value:.2g})")
         lines.append(
             f"| {a} - {b} | {difference:+.1f} | {100 * interval.low:+.1f} to {100 * interval.high:+.1f} "
-            f"| {', '.join(f'{p:.2g}' for p in values)} |"
+            f"| {', '.join(of_seeds)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -108,9 +111,24 @@ def _share(result: dict[str, Any], value: str, error: str) -> str:
     return f"{100 * result[value]:.1f} ± {100 * result[error]:.1f}"
 
 
-def _gain(result: dict[str, Any]) -> float:
-    before, after = (result["evaluations"][when]["chains"]["accuracy_given_boxed"] for when in ("before", "after"))
+def _gain(result: dict[str, Any], value: str) -> float:
+    before, after = (result["evaluations"][when]["chains"][value] for when in ("before", "after"))
     return 100 * (after - before)
+
+
+def _spread(values: list[float]) -> str:
+    deviation = f" ± {spread.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{spread.mean(values):+.1f}{deviation} ({min(values):+.1f} to {max(values):+.1f})"
+
+
+def _validation(output: Path, condition: str, seeds: list[int]) -> str:
+    by_step: dict[int, list[float]] = {}
+    for seed in seeds:
+        for line in (output / f"{condition}-{seed}" / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            if "validation/accuracy" in row:
+                by_step.setdefault(row["step"], []).append(row["validation/accuracy"])
+    return ", ".join(f"{step}: {100 * spread.mean(values):.1f}" for step, values in sorted(by_step.items()))
 
 
 if __name__ == "__main__":

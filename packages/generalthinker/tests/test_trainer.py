@@ -11,11 +11,12 @@ from torch import Tensor
 
 from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
-from generalthinker.train import training_arguments
+from generalthinker.train import MetricsCallback, planned_steps, training_arguments
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.models.chat import render_prompt
 from thinker_common.models.load import load_policy, load_tokenizer
+from thinker_common.training.run_folder import RunFolder
 
 PROBLEMS = chains.generate("train", 2, seed=3)
 GROUP = 4
@@ -199,14 +200,56 @@ def test_gradient_against_finite_differences(
     assert checked >= 5
 
 
+def test_loss_is_the_clipped_surrogate_plus_beta_times_k3(
+    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and gradient with respect to the log-probabilities, written out."""
+    trainer = make_trainer(credit="controlled", credit_strength=0.5)
+    batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+    torch.manual_seed(4)
+    shape = batch["advantages"].shape
+    logprobs = torch.randn(shape, dtype=torch.float64).sub(2).requires_grad_()
+    old = (logprobs.detach() + 0.3 * torch.randn(shape, dtype=torch.float64)).clone()
+    batch["old_per_token_logps"] = old
+    entropies = torch.zeros(shape, dtype=torch.float64)
+    monkeypatch.setattr(trainer, "_get_per_token_logps_and_entropies", lambda *a, **k: (logprobs, entropies, None))
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer._compute_loss(trainer.model, batch)
+    [gradient] = torch.autograd.grad(loss, logprobs)
+
+    advantages, mask = batch["advantages"].double(), (batch["tool_mask"] * batch["completion_mask"]).double()
+    mine = logprobs.detach().clone().requires_grad_()
+    ratio = (mine - old).exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    log_ratio = batch["ref_per_token_logps"].double() - mine
+    k3 = log_ratio.exp() - log_ratio - 1
+    per_response = ((-surrogate + 0.1 * k3) * mask).sum(1) / mask.sum(1).clamp(min=1)
+    expected_loss = per_response.mean()
+    [expected_gradient] = torch.autograd.grad(expected_loss, mine)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("malformed", ["floor", "below_worst", "exclude"])
+def test_a_rollout_without_a_well_formed_response(
+    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch, malformed: str
+) -> None:
+    monkeypatch.setattr(f"{__name__}.RESPONSES", ["It is<|end|>", "So \\boxed{8"] * 4)
+    trainer = make_trainer(dtype=torch.float32, training={"max_steps": 2}, malformed=malformed)
+    folder = RunFolder.create(tmp := Path(trainer.args.output_dir).parent / malformed)
+    written = MetricsCallback(folder, lambda *_: None)
+    trainer.add_callback(written)
+    trainer.train()
+    assert [row["well_formed_rate"] for row in written.rows if "reward" in row] == [0.0, 0.0]
+    assert (tmp / "metrics.jsonl").read_text().count("\n") == len(written.rows)
+
+
 def test_own_answer_and_truncated_responses_get_no_gradient(
     make_trainer: Callable[..., GeneralThinkerTrainer],
 ) -> None:
     trainer = make_trainer(credit="none", training={"beta": 0.0})
     batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
     trainer.current_gradient_accumulation_steps = 1
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     width = batch["completion_ids"].shape[1]
     captured: list[Tensor] = []
     original = trainer._get_per_token_logps_and_entropies
@@ -221,7 +264,6 @@ def test_own_answer_and_truncated_responses_get_no_gradient(
     trainer._compute_loss(trainer.model, batch).backward()
     touched = captured[0].grad != 0
     assert touched.shape == (8, width)
-    assert ids.shape == mask.shape
     outside = ~(batch["tool_mask"].bool() & batch["completion_mask"].bool())
     assert not (touched & outside).any()
     assert touched[0].any()
@@ -299,3 +341,26 @@ def test_lora_trains_the_adapter_against_the_base_model(
         reference = trainer._reference_logprobs(rollout)
         torch.testing.assert_close(reference, untouched, rtol=0, atol=1e-5)
         assert (trainer._response_logprobs(trainer.model, rollout) - reference).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"num_train_epochs": 3},
+        {"gradient_accumulation_steps": 3, "num_train_epochs": 2},
+        {"steps_per_generation": 2, "num_iterations": 2},
+        {"max_steps": 7},
+    ],
+)
+def test_planned_steps_are_those_that_training_takes(
+    make_trainer: Callable[..., GeneralThinkerTrainer], tmp_path: Path, training: dict[str, Any]
+) -> None:
+    settings = Settings(training={"num_generations": 2, "per_device_train_batch_size": 4, **training})
+    rows = training_rows(chains.generate("train", 27), settings.method, seed=0)
+    arguments = training_arguments(settings, tmp_path)
+    trainer = GeneralThinkerTrainer(
+        load_policy("embedded"), arguments, settings.method, rows, load_tokenizer("embedded")
+    )
+    trainer.training_step = lambda *_: torch.zeros(())  # only the counting is of interest
+    trainer.train()
+    assert trainer.state.global_step == planned_steps(arguments, len(rows))

@@ -11,6 +11,7 @@ from trl.models.utils import disable_gradient_checkpointing
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
     "_tokenize_prompts": ["self", "prompts"],
+    "_send_telemetry": ["self"],
 }
 # Called by keyword from TRL's loss: our override takes these by name and everything multimodal as **.
 LOGPROBS = [
@@ -28,7 +29,7 @@ GENERATE_RETURN = (
     "return prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, images, tool_images"
 )
 ATTRIBUTES = (
-    "_metrics", "_logs", "_tokenizer", "_entropy_bonus_enabled", "num_generations", "num_generations_eval",
+    "_metrics", "_logs", "_tokenizer", "_entropy_bonus_enabled", "num_generations",
     "eos_token_ids", "ref_model", "beta", "temperature", "num_iterations",
 )  # fmt: skip
 # What the loss reads from our batch, and how.
@@ -99,5 +100,6 @@ def test_defaults_that_the_method_relies_on() -> None:
     fields = GRPOConfig.__dataclass_fields__
     assert fields["importance_sampling_level"].default == "token"
     assert fields["epsilon"].default == 0.2
+    assert "use_bias_correction_kl" in fields, "set to False in config.py"
     assert fields["remove_unused_columns"].default is False
     assert fields["shuffle_dataset"].default is True

@@ -132,6 +132,7 @@ def evaluate(
         )
         for problem in benchmark.problems
     }
+    generator.check_lengths(list(prompts.values()))  # before the file is begun
     decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     settings = {
         "benchmark": benchmark.name,

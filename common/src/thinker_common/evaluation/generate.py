@@ -100,7 +100,7 @@ class Generator:
 
         Raises UserError when a prompt and `max_new_tokens` exceed the model's context.
         """
-        self._check_lengths(prompt_ids)
+        self.check_lengths(prompt_ids)
         generations: dict[int, Generation] = {}
         with _evaluating(self.model), _only_this_config(self._base, self._config):
             for indices in self._batches([len(ids) for ids in prompt_ids]):
@@ -110,7 +110,8 @@ class Generator:
                     on_batch(indices, batch)
         return [generations[index] for index in range(len(prompt_ids))]
 
-    def _check_lengths(self, prompt_ids: Sequence[Sequence[int]]) -> None:
+    def check_lengths(self, prompt_ids: Sequence[Sequence[int]]) -> None:
+        """UserError when a prompt and `max_new_tokens` exceed the model's context. `generate` asks this first."""
         assert all(len(ids) > 0 for ids in prompt_ids), "a prompt has at least one token"
         longest = max((len(ids) for ids in prompt_ids), default=0)
         if self.context is not None and longest + self.max_new_tokens > self.context:

@@ -214,7 +214,7 @@ def _anchored(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int],
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 

@@ -58,8 +58,10 @@ def render_prompt(
     text = _render(tokenizer, template, user_text, add_generation_prompt=True)
     head, kept_head = _head(tokenizer, template)
     assert text.startswith(head), "what precedes the user's text does not depend on it"
-    # The template writes its own beginning-of-sequence token.
-    return tokenizer(kept_head + text[len(head) :] + assistant_prefix, add_special_tokens=False)["input_ids"]
+    # The template writes its own beginning-of-sequence token. Not verbose: it would warn of a prompt that is too long,
+    # which is for the caller to refuse.
+    prompt = kept_head + text[len(head) :] + assistant_prefix
+    return tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def _template_text(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> str | None:

@@ -113,6 +113,8 @@ def _source(name_or_path: str | Path, revision: str | None) -> _Source:
     if name == "embedded" or name.startswith("embedded@"):
         from .embedded import embedded_path
 
+        if revision is not None:
+            raise SettingsError(f"revision = {revision!r}: {name} has none; its versions are named embedded@N")
         return _Source(str(embedded_path(name)), is_folder=True)
     path = Path(name).expanduser()
     if path.is_dir():
@@ -158,7 +160,7 @@ def _loading(source: _Source) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         advice = ""
         if not source.is_folder:
             advice = (

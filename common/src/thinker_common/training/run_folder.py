@@ -76,11 +76,10 @@ class RunFolder:
         return self.path / "report.html"
 
     def file(self, name: str) -> Path:
-        """The path of a file of this run, its parent made. UserError if the name leads out of the folder."""
+        """The path of a file of this run; makes nothing. UserError if the name leads out of the folder."""
         path = self.path / name
         if not path.resolve().is_relative_to(self.path.resolve()) or path.resolve() == self.path.resolve():
             raise UserError(f"{name!r} is not a name inside the run folder {self.path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def write_config(self, text: str) -> None:

@@ -87,15 +87,16 @@ class EvaluationSettings:
     max_tokens_per_batch: int = 8192
     at_start: bool = True
     at_end: bool = True
-    every_steps: int | None = None  # while training, on the validation split of the first benchmark
-    validation_limit: int | None = 100  # problems of it
+    every_steps: int | None = None  # while training, on problems held out of the training data
+    validation_limit: int = 100  # how many of them
+    grader: Literal["default", "generalthinker"] = "default"  # generalthinker: the paper's, for comparable figures
 
     def __post_init__(self) -> None:
         if self.limit is not None:
             _at_least("limit", self.limit, 1)
-        for name in ("every_steps", "validation_limit"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
+        if self.every_steps is not None:
+            _at_least("every_steps", self.every_steps, 1)
+        _at_least("validation_limit", self.validation_limit, 1)
         _at_least("max_new_tokens", self.max_new_tokens, 1)
         _at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)
         if not self.benchmarks and (self.at_start or self.at_end):

@@ -39,7 +39,9 @@ _LAZY = {
     "chat": "models.chat",
     "check_arguments": "training.settings:check_arguments",
     "compare": "evaluation.comparison:compare",
+    "encode_answer": "likelihood.boundary:encode_answer",
     "evaluate": "evaluation.evaluate:evaluate",
+    "grade": "evaluation.grading:grade",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_policy": "models.load:load_policy",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
     from thinker_common.evaluation.evaluate import evaluate as evaluate
     from thinker_common.evaluation.generate import Generator as Generator
+    from thinker_common.evaluation.grading import grade as grade
     from thinker_common.evaluation.progress import progress_bar as progress_bar
     from thinker_common.evaluation.report import Curves as Curves
     from thinker_common.evaluation.report import Table as Table
@@ -79,6 +82,7 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.table import sentence as sentence
     from thinker_common.evaluation.table import terminal_table as terminal_table
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
+    from thinker_common.likelihood.boundary import encode_answer as encode_answer
     from thinker_common.likelihood.boundary import split_response as split_response
     from thinker_common.likelihood.logprobs import token_logprobs as token_logprobs
     from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer

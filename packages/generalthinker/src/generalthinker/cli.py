@@ -102,9 +102,14 @@ def inspect_command(
     """
     if (question is None) != (answer is None):
         raise UserError("--question and --answer belong together")
+    if question is not None and answer is not None and not (question.strip() and answer.strip()):
+        raise UserError("--question and --answer must not be empty")
     if page is not None and page.exists():
         raise UserError(f"{page} exists already: name another file with --page")
+    if page is not None and not next(parent for parent in page.parents if parent.exists()).is_dir():
+        raise UserError(f"{page} lies below a file: name another place with --page")
 
+    import torch
     from rich.console import Console
 
     from ._common import Problem, load_benchmark, load_policy, load_tokenizer
@@ -118,10 +123,11 @@ def inspect_command(
         if index >= len(problems):
             raise UserError(f"--index {index}: {benchmark} has {len(problems)} problems, numbered from 0")
         problem = problems[index]
-    policy = load_policy(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = load_policy(model).to(device)
     credit = inspect_response(
         policy,
-        policy if reference is None else load_policy(reference),
+        policy if reference is None else load_policy(reference).to(device),
         load_tokenizer(model),
         problem,
         MethodSettings(),

@@ -15,6 +15,37 @@ MANAGED_ARGUMENTS = {
     "scale_rewards": "method.min_group_std (rewards are always scaled by their group)",
     "mask_truncated_completions": "method.malformed (truncated responses never get a loss)",
     "reward_weights": "method.reward (there is one reward)",
+    "multi_objective_aggregation": "method.reward (there is one reward)",
+    "eval_strategy": "evaluation.every_steps",
+    "do_eval": "evaluation.every_steps",
+    "gradient_checkpointing": "training.activation_checkpointing, its name in transformers 5",
+    "gradient_checkpointing_kwargs": "training.activation_checkpointing_kwargs",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "model_init_kwargs": "the model section",
+    "chat_template_path": "model.chat_template",
+    "chat_template_kwargs": "model.chat_template",
+    "generation_kwargs": "the generation section",
+    "remove_unused_columns": "the recipe as it is (the trainer needs all its columns)",
+    "pad_to_multiple_of": "the recipe as it is (batches are padded to their longest row)",
+    "use_vllm": "the recipe as it is (rollouts come from transformers in this version)",
+    "resume_from_checkpoint": "a new run (resuming is not in this version)",
+    "deepspeed": "one process (DeepSpeed is not in this version)",
+    "fsdp": "one process (several are not in this version)",
+    "push_to_hub": "hf upload on the run's model folder",
+    "hub_token": "hf auth login (no key belongs into a file)",
+}
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
+# Numbers that GRPOConfig takes at any value, and the least that means something.
+LEAST_ARGUMENTS = {
+    "beta": 0,
+    "learning_rate": 0,
+    "num_train_epochs": 0,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "steps_per_generation": 1,
+    "num_iterations": 1,
+    "logging_steps": 0,
 }
 TRAINING_DEFAULTS: dict[str, Any] = {
     "beta": 0.001,
@@ -24,6 +55,7 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "warmup_steps": 0.1,  # below 1: a share of the run
     "loss_type": "grpo",
     "epsilon": 0.2,
+    "use_bias_correction_kl": False,  # TRL's default multiplies the KL estimate by the ratio; the paper's is plain k3
     "per_device_train_batch_size": 8,
     "disable_dropout": True,  # the answer's likelihood, the conditioned pass and the update must see one policy
     "activation_checkpointing": False,

@@ -2,12 +2,24 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ._common import DataError, LoadedBenchmark, Problem, chat, load_benchmark, load_jsonl, sample, sections
+from ._common import (
+    DataError,
+    LoadedBenchmark,
+    Problem,
+    chat,
+    encode_answer,
+    grade,
+    load_benchmark,
+    load_jsonl,
+    sample,
+    sections,
+)
 from .config import MethodSettings
 
 
@@ -18,6 +30,23 @@ def load_problems(data: sections.DataSettings) -> LoadedBenchmark:
         return problems if data.limit is None else sample(problems, data.limit, data.seed)
     assert data.benchmark is not None  # DataSettings wants one of the two
     return load_benchmark(data.benchmark, split=data.split, data_dir=data.data_dir, limit=data.limit, seed=data.seed)
+
+
+def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedBenchmark, LoadedBenchmark]:
+    """(for training, for validation): `count` problems, drawn from `seed`, are taken out of the training data.
+
+    Raises:
+        DataError: no problem would be left to train on.
+    """
+    if count >= len(loaded.problems):
+        raise DataError(
+            f"evaluation.validation_limit = {count} would hold out all {len(loaded.problems)} problems: lower it"
+        )
+    validation = sample(loaded, count, seed)
+    held = {problem.id for problem in validation.problems}
+    rest = tuple(problem for problem in loaded.problems if problem.id not in held)
+    source = f"{loaded.source}, {count} held out for validation (seed {seed})"
+    return replace(loaded, problems=rest, source=source), validation
 
 
 def training_rows(problems: Sequence[Problem], method: MethodSettings, *, seed: int) -> Dataset:
@@ -50,13 +79,16 @@ def training_row(problem: Problem, answer: str, method: MethodSettings) -> dict[
     }
 
 
+DRAWS = 100
+
+
 def wrong_answers(problems: Sequence[Problem], *, seed: int) -> list[str]:
     """The control: for every problem one answer that is not its own, for all responses to it.
 
     Multiple choice takes another of its own options, every other kind the answer of another problem.
 
     Raises:
-        DataError: all problems have the same answer.
+        DataError: (nearly) all problems have the same answer.
     """
     rng = random.Random(f"wrong answers/{seed}")
     pool = [problem.target() for problem in problems if problem.kind != "mcq"]
@@ -67,13 +99,46 @@ def wrong_answers(problems: Sequence[Problem], *, seed: int) -> list[str]:
             letter = rng.choice(others)
             wrong.append(f"{letter}. {problem.options[problem.letters.index(letter)]}")
             continue
-        accepted = {problem.answer, *problem.aliases}
-        if accepted.issuperset(pool):
-            raise DataError("method.answers = wrong needs problems with different answers, and all have the same")
-        while (answer := rng.choice(pool)) in accepted:
-            pass
-        wrong.append(answer)
+        for _ in range(DRAWS):
+            answer = rng.choice(pool)
+            if not grade(problem, f"\\boxed{{{answer}}}").correct:  # not the same value in another form either
+                wrong.append(answer)
+                break
+        else:
+            raise DataError(
+                f"{problem.id}: method.answers = wrong found no other problem with another answer in {DRAWS} draws"
+            )
     return wrong
+
+
+def check_evaluation_room(
+    problems: Sequence[Problem],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: str,
+    chat_template: str,
+    max_new_tokens: int,
+    max_positions: int | None,
+) -> None:
+    """Whether the prompt and a response to every problem fit the model together.
+
+    Raises:
+        DataError: the first problem that does not fit, with its length.
+    """
+    if max_positions is None:
+        return
+    around = len(chat.render_prompt(tokenizer, ".", chat_template=chat_template))
+    for problem in problems:
+        text = chat.fill(template, question=problem.prompt_text())
+        if around + len(text.encode()) + max_new_tokens <= max_positions:
+            continue
+        prompt = len(chat.render_prompt(tokenizer, text, chat_template=chat_template))
+        if prompt + max_new_tokens > max_positions:
+            raise DataError(
+                f"{problem.id}: its prompt has {prompt} tokens, which leaves no room for a response of "
+                f"{max_new_tokens} (evaluation.max_new_tokens) in the model's {max_positions} positions: lower "
+                "evaluation.max_new_tokens"
+            )
 
 
 def check_room(
@@ -84,11 +149,16 @@ def check_room(
     max_new_tokens: int,
     max_positions: int | None,
 ) -> None:
-    """Whether prompt, response and answer of every row fit the model together. Nothing is ever cut.
+    """Whether every answer has tokens, and prompt, response and answer of a row fit the model. Nothing is ever cut.
 
     Raises:
-        DataError: the first row that does not fit, with its lengths.
+        DataError: the first row whose answer the tokenizer cannot represent, or that does not fit, with its lengths.
     """
+    for row in rows:
+        try:
+            encode_answer(tokenizer, row["answer"])
+        except ValueError as error:
+            raise DataError(f"{row['id']}: {error}") from error
     if max_positions is None:
         return
     around = len(chat.render_prompt(tokenizer, ".", chat_template=chat_template))

@@ -1,5 +1,6 @@
 """The method's picture: the token credit of one response."""
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ._common import (
     Problem,
     ScoringItem,
     TokenHeat,
+    UserError,
     chat,
     split_response,
     token_logprobs,
@@ -68,6 +70,8 @@ def inspect_response(
     generator = Generator(policy, tokenizer, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     [generation] = generator.generate([prompt])
     response = list(generation.token_ids)
+    if not response:
+        raise UserError("the model ends its response at once: there is nothing to draw (sample with --temperature 1)")
     split = split_response(tokenizer, response, truncated=generation.truncated)
     with torch.no_grad():
         s_T = _logprobs(policy, conditioned, response) - _logprobs(reference, prompt, response)
@@ -85,7 +89,7 @@ def inspect_response(
         [score] = AnswerScorer(policy, tokenizer, closing=method.closing).score([item])
         reward = score.sum
     return ResponseCredit(
-        tokens=[tokenizer.decode([token]) for token in response],
+        tokens=[printable(tokenizer.decode([token])) for token in response],
         log_ratios=s_T.tolist(),
         weights=credit.weights_BT[0].tolist(),
         reasoning_length=split.reasoning_length,
@@ -97,6 +101,11 @@ def inspect_response(
 def _logprobs(model: PreTrainedModel, prompt: list[int], response: list[int]) -> torch.Tensor:
     input_ids_BT = torch.tensor([prompt + response], device=model.device)
     return token_logprobs(model, input_ids_BT, torch.ones_like(input_ids_BT), keep=len(response))[0]
+
+
+def printable(text: str) -> str:
+    """A model's text without the control characters that would drive a terminal; line breaks and tabs stay."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def coloured(credit: ResponseCredit) -> Text:
@@ -114,15 +123,15 @@ def coloured(credit: ResponseCredit) -> Text:
 
 def heat(credit: ResponseCredit, title: str, note: str = "") -> TokenHeat:
     """The response for a report."""
-    return TokenHeat(title=title, tokens=credit.tokens, values=credit.weights, note=note)
+    return TokenHeat(title=title, tokens=credit.tokens, values=credit.weights, note=note, limit=1.0)
 
 
 def describe(credit: ResponseCredit, problem: Problem) -> dict[str, Any]:
     """What stands beside the picture."""
     reasoning = credit.log_ratios[: credit.reasoning_length]
     return {
-        "question": problem.prompt_text(),
-        "reference answer": problem.target(),
+        "question": printable(problem.prompt_text()),
+        "reference answer": printable(problem.target()),
         "reward (log-likelihood of the answer, nats)": "none" if credit.reward is None else f"{credit.reward:.3f}",
         "malformed": credit.malformed or "no",
         "mean log-ratio of the reasoning (nats)": f"{sum(reasoning) / len(reasoning):.3f}" if reasoning else "none",

@@ -1,5 +1,6 @@
 """One training run: settings to policy, evaluation before and after, and the folder that holds it all."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 from trl import GRPOConfig
 
@@ -31,10 +33,10 @@ from ._common import (
     terminal_table,
     to_yaml,
 )
-from .config import LEAST_ARGUMENTS, MANAGED_ARGUMENTS, Settings
-from .data import check_evaluation_room, check_room, load_problems, training_rows
+from .config import LEAST_ARGUMENTS, LOSS_TYPES, MANAGED_ARGUMENTS, Settings
+from .data import check_evaluation_room, check_room, hold_out, load_problems, training_rows
 from .report import write_run_report
-from .trainer import GeneralThinkerTrainer, check_combination
+from .trainer import GeneralThinkerTrainer, check_combination, check_one_process
 
 
 def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console: Console) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
     """
     settings.training["seed"] = seed
     arguments = training_arguments(settings, output)
+    check_one_process(arguments)
     if not dry_run:
         RunFolder(output).check_free()
     tokenizer = load_tokenizer(settings.model.name_or_path, revision=settings.model.revision)
@@ -54,16 +57,20 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
         settings.model.name_or_path, revision=settings.model.revision, dtype=_weights_dtype(settings)
     ).to(arguments.device)
     problems = load_problems(settings.data)
+    validation = None
+    if settings.evaluation.every_steps is not None:
+        problems, validation = hold_out(problems, settings.evaluation.validation_limit, seed=settings.data.seed)
     rows = training_rows(problems.problems, settings.method, seed=seed)
+    max_positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     check_room(
         rows,
         tokenizer,
         chat_template=settings.model.chat_template,
         max_new_tokens=settings.generation.max_new_tokens,
-        max_positions=policy.config.get_text_config().max_position_embeddings,
+        max_positions=max_positions,
     )
     check_combination(arguments, settings.method, len(rows))
-    benchmarks, validation = _load_evaluations(settings)
+    benchmarks = _load_evaluations(settings)
     for benchmark in [*benchmarks, *([validation] if validation is not None else [])]:
         check_evaluation_room(
             benchmark.problems,
@@ -71,7 +78,7 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
             template=settings.method.prompt_template,
             chat_template=settings.model.chat_template,
             max_new_tokens=settings.evaluation.max_new_tokens,
-            max_positions=policy.config.get_text_config().max_position_embeddings,
+            max_positions=max_positions,
         )
     if settings.model.lora is not None:
         torch.manual_seed(seed)  # the adapter begins with random weights
@@ -138,6 +145,15 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
     for name, least in LEAST_ARGUMENTS.items():
         if checked.get(name) is not None and checked[name] < least:
             raise SettingsError(f"training.{name} = {checked[name]}: expected a number of at least {least}")
+    if checked.get("max_steps") == 0:
+        raise SettingsError("training.max_steps = 0: expected at least 1, or -1 to train for training.num_train_epochs")
+    if checked["loss_type"] not in LOSS_TYPES:
+        raise SettingsError(f"training.loss_type = {checked['loss_type']!r}: expected one of {', '.join(LOSS_TYPES)}")
+    try:
+        for callback in get_reporting_integration_callbacks(checked["report_to"]):
+            callback()  # asks whether its library is installed
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise SettingsError(f"training.report_to = {checked['report_to']!r}: {error}") from error
     generation = settings.generation
     bf16 = _trains_in_bfloat16(settings)
     try:
@@ -159,10 +175,13 @@ def _trains_in_bfloat16(settings: Settings) -> bool:
 
 
 def _weights_dtype(settings: Settings) -> str:
-    """Weights that are trained stay in float32, since an update of 1e-6 vanishes in bfloat16; LoRA's base need not."""
-    if settings.model.dtype == "auto" and settings.model.lora is None:
-        return "float32"
-    return settings.model.dtype
+    """Weights that are trained stay in float32, since an update of 1e-6 vanishes in bfloat16; LoRA's base need not.
+
+    What is computed in bfloat16 then, autocast decides (`_trains_in_bfloat16`).
+    """
+    if settings.model.dtype == "float16":
+        raise SettingsError("model.dtype = 'float16': expected auto, float32 or bfloat16 (float16 needs loss scaling)")
+    return settings.model.dtype if settings.model.lora is not None else "float32"
 
 
 SHOWN_CREDITS = 3
@@ -187,7 +206,7 @@ class MetricsCallback(TrainerCallback):
     ) -> None:
         row = {"step": state.global_step, **(logs or {})}
         self.write(row)
-        if "reward" in row:
+        if row.get("reward") is not None:  # null where no response of the window has a reward
             self._status = f"reward {row['reward']:.3f}, boxed {row['boxed_rate']:.0%}"
 
     def write(self, row: dict[str, Any]) -> None:
@@ -199,7 +218,7 @@ class MetricsCallback(TrainerCallback):
 
 
 class ValidationCallback(TrainerCallback):
-    """Greedy accuracy and answer log-likelihood on the validation problems, while training."""
+    """Greedy accuracy and answer log-likelihood on problems held out of the training data, while training."""
 
     def __init__(
         self,
@@ -232,19 +251,15 @@ class ValidationCallback(TrainerCallback):
         )
 
 
-def _load_evaluations(settings: Settings) -> tuple[list[LoadedBenchmark], LoadedBenchmark | None]:
-    """The benchmarks for before and after, and the validation split of the first for while training, if asked for."""
-    evaluation, data_dir = settings.evaluation, settings.data.data_dir
-    benchmarks: list[LoadedBenchmark] = []
-    if evaluation.at_start or evaluation.at_end:
-        benchmarks = [
-            load_benchmark(name, split=evaluation.split, data_dir=data_dir, limit=evaluation.limit)
-            for name in dict.fromkeys(evaluation.benchmarks)
-        ]
-    if evaluation.every_steps is None:
-        return benchmarks, None
-    first, limit = evaluation.benchmarks[0], evaluation.validation_limit
-    return benchmarks, load_benchmark(first, split="valid", data_dir=data_dir, limit=limit)
+def _load_evaluations(settings: Settings) -> list[LoadedBenchmark]:
+    """The benchmarks for before and after."""
+    evaluation = settings.evaluation
+    if not (evaluation.at_start or evaluation.at_end):
+        return []
+    return [
+        load_benchmark(name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit)
+        for name in dict.fromkeys(evaluation.benchmarks)
+    ]
 
 
 def _evaluate_all(
@@ -272,17 +287,20 @@ def _evaluate(
     output: Path | None,
     update: Callable[..., None] | None,
 ) -> EvaluationResult:
-    return evaluate(
-        model,
-        tokenizer,
-        benchmark,
-        template=settings.method.prompt_template,
-        chat_template=settings.model.chat_template,
-        max_new_tokens=settings.evaluation.max_new_tokens,
-        max_tokens_per_batch=settings.evaluation.max_tokens_per_batch,
-        output=output,
-        progress=update,
-    )
+    # One precision for before, during and after: the trainer's own.
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=_trains_in_bfloat16(settings)):
+        return evaluate(
+            model,
+            tokenizer,
+            benchmark,
+            template=settings.method.prompt_template,
+            chat_template=settings.model.chat_template,
+            max_new_tokens=settings.evaluation.max_new_tokens,
+            max_tokens_per_batch=settings.evaluation.max_tokens_per_batch,
+            grader=settings.evaluation.grader,
+            output=output,
+            progress=update,
+        )
 
 
 def _paired(evaluations: Mapping[str, Mapping[str, EvaluationResult]]) -> dict[str, Comparison]:
@@ -312,6 +330,15 @@ def _shown_credit(trainer: GeneralThinkerTrainer, tokenizer: PreTrainedTokenizer
     ]
 
 
+def planned_steps(arguments: GRPOConfig, rows: int) -> int:
+    """Optimiser steps of a run on this many problems. A rollout that they do not fill is left out (TRL's sampler)."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    rollouts = rows // (arguments.generation_batch_size // arguments.num_generations)
+    batches = rollouts * arguments.steps_per_generation * arguments.num_iterations
+    return math.ceil(arguments.num_train_epochs * math.ceil(batches / arguments.gradient_accumulation_steps))
+
+
 def _print_plan(
     settings: Settings,
     arguments: GRPOConfig,
@@ -323,13 +350,7 @@ def _print_plan(
 ) -> None:
     """What a run would do, for `--dry-run`."""
     prompts = arguments.generation_batch_size // arguments.num_generations
-    epoch_steps = (
-        rows
-        // prompts
-        * arguments.num_generations
-        // (arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps)
-    )
-    steps = arguments.max_steps if arguments.max_steps > 0 else int(epoch_steps * arguments.num_train_epochs)
+    steps = planned_steps(arguments, rows)
     console.print(to_yaml(settings), highlight=False, markup=False)
     parameters = sum(p.numel() for p in policy.parameters())
     console.print(f"model: {settings.model.name_or_path}, {parameters / 1e6:.1f} M parameters", highlight=False)

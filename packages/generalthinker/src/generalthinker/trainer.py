@@ -22,7 +22,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from ._common import AnswerScorer, BoxSplit, ScoringItem, SettingsError, chat, split_response, token_logprobs
 from .config import MethodSettings
-from .credit import controlled, modulate
+from .credit import controlled
 from .rewards import group_advantages, reward_responses
 
 # B responses of a rollout (the G of one prompt stand together), P prompt tokens (padded on the left), T response tokens
@@ -45,10 +45,20 @@ class Rollout:
         return [split.well_formed for split in self.splits]
 
 
+def check_one_process(args: GRPOConfig) -> None:
+    """SettingsError where training would be spread: the loss does not go through a data-parallel wrapper."""
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise SettingsError(
+            f"{max(args.world_size, args.n_gpu)} processes or GPUs: training runs on one in this version; start one "
+            "process and show it one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
 def check_combination(args: GRPOConfig, method: MethodSettings, problems: int) -> None:
     """SettingsError where settings that are each possible are not so together, or for this number of problems."""
     if args.use_vllm:
         raise SettingsError("training.use_vllm = true: rollouts come from transformers in this version")
+    check_one_process(args)
     if method.credit != "none" and args.beta == 0.0:
         raise SettingsError(
             f"method.credit = {method.credit!r} compares with the reference policy, which training.beta = 0 leaves "
@@ -57,7 +67,7 @@ def check_combination(args: GRPOConfig, method: MethodSettings, problems: int) -
     prompts = args.generation_batch_size // args.num_generations
     if problems < prompts:
         raise SettingsError(
-            f"a rollout takes {prompts} prompts and there are {problems} problems: lower "
+            f"a rollout takes {prompts} problems and the data has {problems}: lower "
             "training.per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
         )
 
@@ -66,7 +76,8 @@ class GeneralThinkerTrainer(GRPOTrainer):
     """Trains a causal language model by the likelihood of reference answers.
 
     Args:
-        model: the policy, plain or with a PEFT adapter. The reference is the policy as it is now (without its adapter).
+        model: the policy, plain or with a fresh PEFT adapter. The reference is what it was loaded from: TRL loads that
+            again, at the revision in `args.model_init_kwargs`, or switches the adapter off.
         args: TRL's configuration; `beta`, `num_generations`, `num_iterations`, ... mean what they mean in TRL.
         method: reward, credit and prompts.
         train_dataset: columns `prompt` (what the user says), `conditioned_prompt` (the same with the answer shown),
@@ -103,8 +114,11 @@ class GeneralThinkerTrainer(GRPOTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
-        if self.accelerator.num_processes > 1:
-            raise SettingsError("training runs in one process in this version")
+        if self.aux_loss_enabled:
+            raise SettingsError(
+                "mixture-of-experts models: their load-balancing loss is not computed here; leave it out with "
+                "training.router_aux_loss_coef=0"
+            )
         self.scorer = AnswerScorer(
             self.model,
             processing_class,
@@ -116,13 +130,13 @@ class GeneralThinkerTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """One rollout: sample, reward, advantages, token credit. Returns the batch that TRL's loss works on."""
-        mode = "train" if self.model.training else "eval"
-        group_size = self.num_generations if mode == "train" else self.num_generations_eval
+        group_size = self.num_generations
         rollout = self._sample(inputs)
         answers = [row["answer"] for row in inputs]
 
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            answer_logprobs_B = self._answer_logprobs(rollout, answers)
+            with self.accelerator.autocast():
+                answer_logprobs_B = self._answer_logprobs(rollout, answers)
             old_logprobs_BT = None if self._on_policy() else self._response_logprobs(self.model, rollout)
             reference_BT = self._reference_logprobs(rollout) if self.beta != 0.0 else None
             conditioned_BT = None
@@ -143,9 +157,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
         batch = self._batch(rollout)
         reasoning_BT = self._reasoning_mask(rollout) & well_formed_B.unsqueeze(1)
         batch["tool_mask"] = self._loss_mask(rollout, reasoning_BT)  # TRL: tokens of the loss; attention keeps them all
-        whole_response_BT = batch["tool_mask"].bool() & ~reasoning_BT
-        unmodulated_BT = torch.zeros_like(reasoning_BT, dtype=advantages_B.dtype)
-        batch["advantages"] = modulate(advantages_B, unmodulated_BT, whole_response_BT | reasoning_BT, 0.0)
+        batch["advantages"] = advantages_B.unsqueeze(1) * batch["tool_mask"]
         if conditioned_BT is not None and reference_BT is not None:
             s_BT = conditioned_BT - reference_BT
             credit = controlled(
@@ -156,15 +168,18 @@ class GeneralThinkerTrainer(GRPOTrainer):
                 token_clip=self.method.token_clip,
             )
             batch["advantages"] = torch.where(reasoning_BT, credit.advantages_BT, batch["advantages"])
-            self._log_credit(mode, s_BT, credit.weights_BT, credit.clipped_BT, reasoning_BT, advantages_B, batch)
+            self._log_credit(s_BT, credit.weights_BT, credit.clipped_BT, reasoning_BT, advantages_B, batch)
             self.last_credit = list(zip(rollout.responses, credit.weights_BT.tolist(), strict=True))
         if old_logprobs_BT is not None:
             batch["old_per_token_logps"] = old_logprobs_BT
         if reference_BT is not None:
             batch["ref_per_token_logps"] = reference_BT
         batch["num_items_in_batch"] = (batch["completion_mask"] * batch["tool_mask"]).sum()
-        self._log_rollout(mode, inputs, rollout, answer_logprobs_B, rewards_B, advantages_B, group_std)
+        self._log_rollout(inputs, rollout, answer_logprobs_B, rewards_B, advantages_B, group_std)
         return batch
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent anywhere; TRL would at construction."""
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Prompts as ids: the chat template without a default system block, or plain text."""
@@ -320,7 +335,6 @@ class GeneralThinkerTrainer(GRPOTrainer):
 
     def _log_rollout(
         self,
-        mode: str,
         inputs: list[dict[str, Any]],
         rollout: Rollout,
         answer_logprobs_B: Tensor,
@@ -328,18 +342,20 @@ class GeneralThinkerTrainer(GRPOTrainer):
         advantages_B: Tensor,
         group_std: Tensor,
     ) -> None:
-        metrics = self._metrics[mode]
+        metrics = self._metrics["train"]
         counted = rewards_B[~rewards_B.isnan()]
         well_formed_B = torch.tensor(rollout.well_formed, device=answer_logprobs_B.device)
         metrics["reward"].append(counted.mean().item())
         metrics["reward_std"].append(counted.std().item())
         metrics["answer_logprob"].append(answer_logprobs_B[well_formed_B].mean().item())
         metrics["well_formed_rate"].append(well_formed_B.float().mean().item())
-        boxed = [split.reason not in ("no_box", "unbalanced") and split.answer_text != "" for split in rollout.splits]
+        boxed = [split.answer_text != "" or split.reason == "empty_answer" for split in rollout.splits]
         metrics["boxed_rate"].append(sum(boxed) / len(boxed))
         metrics["truncation_rate"].append(sum(rollout.truncated) / len(rollout.truncated))
-        under = (group_std < self.method.min_group_std).float()
-        metrics["groups_under_min_std"].append(under.mean().item())
+        metrics["groups_under_min_std"].append((group_std < self.method.min_group_std).float().mean().item())
+        metrics["groups_without_signal"].append(
+            (advantages_B.view(-1, self.num_generations) == 0).all(1).float().mean().item()
+        )
         # What TRL's `log_completions` prints and stores.
         self._logs["prompt"].extend(row["prompt"] for row in inputs)
         self._logs["completion"].extend(self._tokenizer.batch_decode(rollout.responses, skip_special_tokens=True))
@@ -348,7 +364,6 @@ class GeneralThinkerTrainer(GRPOTrainer):
 
     def _log_credit(
         self,
-        mode: str,
         s_BT: Tensor,
         weights_BT: Tensor,
         clipped_BT: Tensor,
@@ -358,7 +373,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
     ) -> None:
         if not reasoning_BT.any():
             return
-        metrics = self._metrics[mode]
+        metrics = self._metrics["train"]
         s, weights = s_BT[reasoning_BT], weights_BT[reasoning_BT].abs()
         flipped = (batch["advantages"] * advantages_B.unsqueeze(1) < 0)[reasoning_BT]
         assert not flipped.any(), "direction-preserving credit keeps the sign of every advantage"
