@@ -14,9 +14,9 @@ from typing import Any
 
 from transformers.trainer_callback import PrinterCallback
 
+from generalthinker.arguments import training_arguments
 from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
-from generalthinker.train import training_arguments
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.models.load import load_policy, load_tokenizer

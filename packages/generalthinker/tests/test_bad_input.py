@@ -40,7 +40,7 @@ FILES = {
 TINY = [
     "training.max_steps=1", "training.per_device_train_batch_size=8", "training.num_generations=4",
     "data.train_file=good.jsonl", "generation.max_new_tokens=16", "evaluation.max_new_tokens=16",
-    "evaluation.limit=4", "evaluation.at_start=false", "evaluation.at_end=false",
+    "evaluation.limit=4", "evaluation.at_start=false", "evaluation.at_end=false", "evaluation.every_steps=null",
 ]  # fmt: skip
 
 
@@ -138,7 +138,6 @@ SETTINGS = {
     "impossible rank": (train("model.lora.r=0"), "command line: model.lora.r = 0: expected a whole number of at least 1"),
     "impossible limit": (train("data.limit=0"), "command line: data.limit = 0: expected a whole number of at least 1"),
     "negative seed": (train("--seed", "-1"), f"Invalid value for '--seed': Input should be greater than or equal to 0\n{USAGE}"),
-    "validation on nothing": (train("evaluation.benchmarks=[]", "evaluation.every_steps=1"), "command line: evaluation.every_steps = 1: expected null, since benchmarks is empty"),
     "prompt without the question": (train("method.prompt_template=Think."), "command line: method.prompt_template = 'Think.': expected a text with {question} in it"),
     "conditioned prompt without the answer": (train("method.conditioned_template='{question}'"), "command line: method.conditioned_template = '{question}': expected a text with {answer} in it"),
     "group of one": (train("training.num_generations=1"), "training.num_generations = 1: expected a whole number of at least 2 (a response is compared with the others of its group)"),
@@ -189,6 +188,7 @@ INPUT = {
     "groups that do not divide the batch": (train("training.num_generations=3"), "training: generation_batch_size (8) must be divisible by num_generations (3)."),
     "credit without a reference": (train("training.beta=0"), "method.credit = 'controlled' compares with the reference policy, which training.beta = 0 leaves out: set training.beta above 0"),
     "fewer problems than a rollout": (train("data.limit=1"), f"a rollout takes 2 problems and the data has 1: {ROLLOUT}"),
+    "nothing left to train on": (train("evaluation.every_steps=1", "evaluation.validation_limit=8"), "evaluation.validation_limit = 8 would hold out all 8 problems: lower it"),
     # data
     "no train_file": (train("data.train_file=nowhere.jsonl"), "nowhere.jsonl: there is no such file"),
     "train_file is a folder": (train("data.train_file=data"), "data: this is a folder; a file is needed"),
@@ -203,7 +203,6 @@ INPUT = {
     "unknown benchmark to evaluate": (train("evaluation.benchmarks=[chain]", AT_END), UNKNOWN_BENCHMARK),
     "unknown split": (train("data.train_file=null", "data.split=dev"), "chains has no split 'dev'; it has train, valid, test"),
     "unknown split to evaluate": (train("evaluation.split=dev", AT_END), "chains has no split 'dev'; it has train, valid, test"),
-    "no split to validate on": (train("evaluation.benchmarks=[gsm8k]", "evaluation.every_steps=1"), "gsm8k has no split 'valid'; it has train, test"),
     "no file in --data-dir": (train("data.train_file=null", "data.benchmark=gsm8k", "--data-dir", "data"), "gsm8k: there is neither data/gsm8k/train.jsonl nor data/train.jsonl"),
     "no file to evaluate in --data-dir": (train("evaluation.benchmarks=[gsm8k]", AT_END, "--data-dir", "data"), "gsm8k: there is neither data/gsm8k/test.jsonl nor data/test.jsonl"),
     "no room for a response": (train("data.train_file=long_question.jsonl"), re.compile(r"long_question/file/1: its prompt has \d+ tokens, which leaves no room for a response of 16 \(generation\.max_new_tokens\) and the answer's 2 in the model's 1024 positions: lower generation\.max_new_tokens or leave the row out")),

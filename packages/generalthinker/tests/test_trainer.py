@@ -9,9 +9,10 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from generalthinker.arguments import planned_steps, training_arguments
+from generalthinker.callbacks import MetricsCallback
 from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
-from generalthinker.train import MetricsCallback, planned_steps, training_arguments
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.models.chat import render_prompt

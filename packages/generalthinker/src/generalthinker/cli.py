@@ -1,7 +1,7 @@
 """The command line. Verbs parse and hand over; what they do is in `train`, `inspect` and the base."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -123,7 +123,7 @@ def inspect_command(
         if index >= len(problems):
             raise UserError(f"--index {index}: {benchmark} has {len(problems)} problems, numbered from 0")
         problem = problems[index]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Any = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = load_policy(model).to(device)
     credit = inspect_response(
         policy,

@@ -1,6 +1,7 @@
 """The method's picture: the token credit of one response."""
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def inspect_response(
         [score] = AnswerScorer(policy, tokenizer, closing=method.closing).score([item])
         reward = score.sum
     return ResponseCredit(
-        tokens=[printable(tokenizer.decode([token])) for token in response],
+        tokens=token_texts(tokenizer, response),
         log_ratios=s_T.tolist(),
         weights=credit.weights_BT[0].tolist(),
         reasoning_length=split.reasoning_length,
@@ -106,6 +107,11 @@ def _logprobs(model: PreTrainedModel, prompt: list[int], response: list[int]) ->
 def printable(text: str) -> str:
     """A model's text without the control characters that would drive a terminal; line breaks and tabs stay."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text of every token on its own."""
+    return [printable(str(tokenizer.decode([token]))) for token in ids]
 
 
 def coloured(credit: ResponseCredit) -> Text:

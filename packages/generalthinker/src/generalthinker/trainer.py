@@ -35,8 +35,8 @@ TokenIds = Sequence[int]
 class Rollout:
     """Sampled responses as token ids, and what the method needs of each."""
 
-    prompts: list[TokenIds]
-    responses: list[TokenIds]
+    prompts: Sequence[TokenIds]
+    responses: Sequence[TokenIds]
     splits: list[BoxSplit]
     truncated: list[bool]
 

@@ -1,0 +1,69 @@
+"""From settings to the arguments that TRL and torch take."""
+
+import math
+from pathlib import Path
+
+import torch
+from transformers.integrations import get_reporting_integration_callbacks
+from trl import GRPOConfig
+
+from ._common import RunFolder, SettingsError, check_arguments
+from .config import LEAST_ARGUMENTS, LOSS_TYPES, MANAGED_ARGUMENTS, Settings
+
+
+def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
+    """TRL's configuration of this run.
+
+    Raises:
+        SettingsError: an unknown argument, a value of the wrong type, or a combination that TRL refuses.
+    """
+    checked = check_arguments(settings.training, GRPOConfig, managed=MANAGED_ARGUMENTS)
+    for name, least in LEAST_ARGUMENTS.items():
+        if checked.get(name) is not None and checked[name] < least:
+            raise SettingsError(f"training.{name} = {checked[name]}: expected a number of at least {least}")
+    if checked.get("max_steps") == 0:
+        raise SettingsError("training.max_steps = 0: expected at least 1, or -1 to train for training.num_train_epochs")
+    if checked["loss_type"] not in LOSS_TYPES:
+        raise SettingsError(f"training.loss_type = {checked['loss_type']!r}: expected one of {', '.join(LOSS_TYPES)}")
+    try:
+        for callback in get_reporting_integration_callbacks(checked["report_to"]):
+            callback()  # asks whether its library is installed
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise SettingsError(f"training.report_to = {checked['report_to']!r}: {error}") from error
+    generation = settings.generation
+    bf16 = trains_in_bfloat16(settings)
+    try:
+        return GRPOConfig(
+            output_dir=str(RunFolder(output).checkpoints),
+            max_completion_length=generation.max_new_tokens,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+            **{"bf16": bf16, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(), **checked},
+        )
+    except ValueError as error:
+        raise SettingsError(f"training: {error}") from error
+
+
+def trains_in_bfloat16(settings: Settings) -> bool:
+    wanted = settings.model.dtype in ("auto", "bfloat16")
+    return wanted and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def weights_dtype(settings: Settings) -> str:
+    """Weights that are trained stay in float32, since an update of 1e-6 vanishes in bfloat16; LoRA's base need not.
+
+    What is computed in bfloat16 then, autocast decides (`trains_in_bfloat16`).
+    """
+    if settings.model.dtype == "float16":
+        raise SettingsError("model.dtype = 'float16': expected auto, float32 or bfloat16 (float16 needs loss scaling)")
+    return settings.model.dtype if settings.model.lora is not None else "float32"
+
+
+def planned_steps(arguments: GRPOConfig, rows: int) -> int:
+    """Optimiser steps of a run on this many problems. A rollout that they do not fill is left out (TRL's sampler)."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    rollouts = rows // (arguments.generation_batch_size // arguments.num_generations)
+    batches = rollouts * arguments.steps_per_generation * arguments.num_iterations
+    return math.ceil(arguments.num_train_epochs * math.ceil(batches / arguments.gradient_accumulation_steps))

@@ -1,0 +1,81 @@
+"""The evaluations around and inside a run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ._common import (
+    Comparison,
+    EvaluationResult,
+    LoadedBenchmark,
+    RunFolder,
+    compare,
+    evaluate,
+    load_benchmark,
+    progress_bar,
+)
+from .arguments import trains_in_bfloat16
+from .config import Settings
+
+
+def load_evaluations(settings: Settings) -> list[LoadedBenchmark]:
+    """The benchmarks for before and after."""
+    evaluation = settings.evaluation
+    if not (evaluation.at_start or evaluation.at_end):
+        return []
+    return [
+        load_benchmark(name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit)
+        for name in dict.fromkeys(evaluation.benchmarks)
+    ]
+
+
+def evaluate_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmarks: Sequence[LoadedBenchmark],
+    settings: Settings,
+    folder: RunFolder,
+    when: str,
+) -> dict[str, EvaluationResult]:
+    """Greedy evaluation on every benchmark; generations in `evaluation/<when>/<benchmark>`."""
+    results = {}
+    for benchmark in benchmarks:
+        output = folder.file(f"evaluation/{when}/{benchmark.name}/generations.jsonl")
+        with progress_bar(f"{benchmark.name} {when}") as update:
+            results[benchmark.name] = evaluate_one(model, tokenizer, benchmark, settings, output, update)
+    return results
+
+
+def evaluate_one(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmark: LoadedBenchmark,
+    settings: Settings,
+    output: Path | None,
+    update: Callable[..., None] | None,
+) -> EvaluationResult:
+    # One precision for before, during and after: the trainer's own.
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=trains_in_bfloat16(settings)):
+        return evaluate(
+            model,
+            tokenizer,
+            benchmark,
+            template=settings.method.prompt_template,
+            chat_template=settings.model.chat_template,
+            max_new_tokens=settings.evaluation.max_new_tokens,
+            max_tokens_per_batch=settings.evaluation.max_tokens_per_batch,
+            grader=settings.evaluation.grader,
+            output=output,
+            progress=update,
+        )
+
+
+def compare_before_after(evaluations: Mapping[str, Mapping[str, EvaluationResult]]) -> dict[str, Comparison]:
+    """After against before on the same problems, for each benchmark that was evaluated twice."""
+    if set(evaluations) != {"before", "after"}:
+        return {}
+    return {
+        name: compare(evaluations["after"][name].rows, before.rows) for name, before in evaluations["before"].items()
+    }
