@@ -1,0 +1,126 @@
+"""Whole runs through the command line, on the embedded model: what is promised of a run folder, and `inspect`."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from generalthinker.cli import app
+from generalthinker.config import MethodSettings
+from generalthinker.data import hold_out, training_rows, wrong_answers
+from thinker_common.benchmarks import chains, facts
+from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
+from thinker_common.errors import DataError
+from thinker_common.evaluation.grading import grade
+from thinker_common.models.load import load_policy, load_tokenizer
+
+TINY = [
+    "training.max_steps=2", "training.per_device_train_batch_size=8", "training.num_generations=4", "data.limit=12",
+    "evaluation.limit=4", "evaluation.validation_limit=4", "evaluation.every_steps=1", "generation.max_new_tokens=32",
+    "evaluation.max_new_tokens=32",
+]  # fmt: skip
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_run_leaves_what_it_promises(tmp_path: Path, lora: bool) -> None:
+    folder = tmp_path / "run"
+    adapter = ["model.lora.r=4", "training.learning_rate=1e-2"] if lora else []
+    printed = invoke("train", "--output", str(folder), "--seed", "5", *TINY, *adapter)
+
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "results.json", "report.html", "model", "evaluation",
+    }  # fmt: skip
+    assert re.search(r"chains\s+before\s+4 ", printed)
+    assert re.search(r"chains\s+after\s+4 ", printed)
+    assert "report.html" in printed
+
+    results = json.loads((folder / "results.json").read_text())
+    assert results["steps"] == 2
+    assert results["training_problems"] == 8, "four of twelve are held out"
+    assert results["evaluations"]["before"]["chains"]["n"] == 4
+    assert results["paired"]["chains"]["n"] == 4
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "reward" in row] == [1, 2]
+    assert [row["step"] for row in rows if "validation/accuracy" in row] == [1, 2]
+
+    before, after = load_policy("embedded"), load_policy(folder / "model")
+    load_tokenizer(folder / "model")
+    changed = [name for name, weight in after.named_parameters() if not torch.equal(weight, before.get_parameter(name))]
+    assert changed, "the exported model is the trained one"
+    assert not any("lora" in name for name, _ in after.named_parameters())
+
+    page = (folder / "report.html").read_text()
+    assert "Token credit" in page
+    assert not re.search(r"""(src|href)=["']https?:""", page), "opens offline"
+
+    again = tmp_path / "again"
+    invoke("train", "--config", str(folder / "config.yaml"), "--output", str(again), "--seed", "5")
+    repeated = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+    for first, second in zip(rows, repeated, strict=True):
+        if "reward" in first:
+            assert first["reward"] == pytest.approx(second["reward"], rel=1e-5), "config.yaml runs the same again"
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    printed = invoke("train", "--dry-run", "--output", str(tmp_path / "run"), *TINY)
+    assert "steps: 2" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_inspect_draws_the_credit(tmp_path: Path) -> None:
+    page = tmp_path / "credit.html"
+    question = "Mia has 12 apples. She buys 9 more. How many apples does Mia have now?"
+    printed = invoke("inspect", "embedded", "--question", question, "--answer", "21", "--page", str(page))
+    assert re.search(r"reward .*: -?\d+\.\d+", printed)
+    assert r"\boxed{" in printed
+    text = page.read_text()
+    assert "Token credit" in text
+    assert "boxed" in text
+    assert "<script>alert" not in text
+    hostile = tmp_path / "hostile.html"
+    invoke(
+        "inspect", "embedded", "--question", "<script>alert(1)</script>\x1b[2J", "--answer", "1", "--page", str(hostile)
+    )
+    assert "<script>alert" not in hostile.read_text()
+
+
+def test_wrong_answers_are_wrong_and_the_same_for_a_seed() -> None:
+    problems = [*chains.generate("train", 40), *facts.generate("train", 20)]
+    wrong = wrong_answers(problems, seed=1)
+    assert wrong == wrong_answers(problems, seed=1)
+    assert wrong != wrong_answers(problems, seed=2)
+    for problem, answer in zip(problems, wrong, strict=True):
+        assert not grade(problem, f"\\boxed{{{answer}}}").correct
+        if problem.kind == "mcq":
+            assert answer[3:] in problem.options
+    same = [Problem(id=f"x/{i}", question="?", answer=answer, kind="math") for i, answer in enumerate(("0.5", "1/2"))]
+    with pytest.raises(DataError, match="found no other problem with another answer"):
+        wrong_answers(same, seed=0)
+
+
+def test_rows_and_hold_out() -> None:
+    loaded = LoadedBenchmark("chains", "train", tuple(chains.generate("train", 10)), None, "made", 1)
+    training, validation = hold_out(loaded, 3, seed=4)
+    assert len(training.problems) == 7
+    assert len(validation.problems) == 3
+    assert {p.id for p in training.problems} | {p.id for p in validation.problems} == {p.id for p in loaded.problems}
+    with pytest.raises(DataError, match="validation_limit = 10 would hold out all 10 problems"):
+        hold_out(loaded, 10, seed=4)
+    [row] = training_rows(loaded.problems[:1], MethodSettings(), seed=0)
+    problem = loaded.problems[0]
+    assert row["prompt"] == (
+        f"{problem.question} Please reason step by step, and put your final answer within \\boxed{{}}."
+    )
+    assert row["conditioned_prompt"] == (
+        f"{problem.question} Please reason step by step given the final answer within \\boxed{{}}. "
+        f"\\boxed{{{problem.answer}}}"
+    )
