@@ -1,7 +1,7 @@
 """How likely does a model find an answer, given a chain of reasoning? No verifier, no sampling, no network.
 
-    python examples/answer_likelihood.py              # the embedded model
-    python examples/answer_likelihood.py FOLDER       # any Hugging Face folder or id
+python examples/answer_likelihood.py              # the embedded model
+python examples/answer_likelihood.py FOLDER       # any Hugging Face folder or id
 """
 
 import sys

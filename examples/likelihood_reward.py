@@ -1,16 +1,17 @@
 """GeneralThinker from Python: TRL's way of training, with the answer's likelihood as the reward. Two steps, seconds.
 
-    python examples/likelihood_reward.py
+python examples/likelihood_reward.py
 """
 
 import tempfile
+
+from trl import GRPOConfig
 
 from generalthinker.config import MethodSettings
 from generalthinker.data import training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common import load_policy, load_tokenizer
 from thinker_common.benchmarks import chains
-from trl import GRPOConfig
 
 method = MethodSettings(credit="controlled", credit_strength=0.1)
 with tempfile.TemporaryDirectory() as folder:

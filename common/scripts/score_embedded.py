@@ -1,6 +1,6 @@
 """The embedded model's own scores: greedy decoding on the test split of each generated task.
 
-    python common/scripts/score_embedded.py common/src/thinker_common/models/embedded/v1    # writes scores.json there
+python common/scripts/score_embedded.py common/src/thinker_common/models/embedded/v1    # writes scores.json there
 """
 
 import argparse

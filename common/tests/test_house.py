@@ -3,9 +3,9 @@
 import ast
 import importlib
 import re
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -189,12 +189,18 @@ def test_help_of_every_verb_loads_nothing_heavy_and_shows_examples(command):
 def test_help_answers_within_350_milliseconds(command, record_property):
     seconds = []
     for _ in range(7):
-        start = time.perf_counter()
+        start = child_seconds()
         python(f"from {COMMANDS[command]} import main; main()", "--help")
-        seconds.append(time.perf_counter() - start)
+        seconds.append(child_seconds() - start)
     record_property(f"{command} --help", f"{min(seconds):.2f} s, best of {len(seconds)}")
-    # The best of several: other work on the machine must not fail the test.
+    # Processor time, and the best of several: other work on the machine must not fail the test.
     assert min(seconds) <= 0.35
+
+
+def child_seconds():
+    """Processor time of all finished child processes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @pytest.mark.parametrize("name", ["thinker_common", *METHODS])

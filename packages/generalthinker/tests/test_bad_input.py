@@ -87,10 +87,14 @@ def folder(tmp_path_factory):
 def ended(folder, monkeypatch, capfd):
     """Runs the command line in the folder, offline: (exit code, stdout, stderr)."""
     import huggingface_hub.constants
+    import transformers.utils.logging
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # it read the variable when it was imported
     monkeypatch.chdir(folder)
+    # tqdm reads TQDM_DISABLE when it is imported, which in this process another test may have done before us.
+    progress_bars = transformers.utils.logging
+    progress_bars.disable_progress_bar()
 
     def run(arguments):
         capfd.readouterr()
@@ -99,7 +103,8 @@ def ended(folder, monkeypatch, capfd):
         captured = capfd.readouterr()
         return caught.value.code, captured.out, captured.err
 
-    return run
+    yield run
+    progress_bars.enable_progress_bar()
 
 
 def contents(folder):
