@@ -29,11 +29,16 @@ def cells(result: EvaluationResult, model: str) -> tuple[str, ...]:
 
 def terminal_table(rows: Iterable[tuple[EvaluationResult, str]]) -> Table:
     """Results and the names of their models as a table for a terminal."""
-    table = Table(title="greedy, value ± standard error", box=None, pad_edge=False)  # fits a terminal of 80 columns
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("benchmark", "model") else "right")
-    for result, model in rows:
-        table.add_row(*cells(result, model))
+    table = Table(
+        title="greedy, value ± standard error", box=None, padding=(0, 1, 0, 0)
+    )  # fits a terminal of 80 columns
+    texts = [cells(result, model) for result, model in rows]
+    for index, column in enumerate(COLUMNS):
+        # Headings may wrap, values never.
+        widest = max((len(row[index]) for row in texts), default=0)
+        table.add_column(column, justify="left" if column in ("benchmark", "model") else "right", min_width=widest)
+    for row in texts:
+        table.add_row(*row)
     return table
 
 
