@@ -1,6 +1,6 @@
 r"""The final answer of a text: the content of its last `\boxed{...}`."""
 
-OPENING = r"\boxed{"
+from ..likelihood.boundary import BOX, closing_brace
 
 
 def last_boxed(text: str) -> str | None:
@@ -9,16 +9,9 @@ def last_boxed(text: str) -> str | None:
     Braces are matched by counting, so `\boxed{\frac{1}{2}}` gives `\frac{1}{2}`. Earlier boxes do not count: "no wait"
     after a first box is a change of mind.
     """
-    start = text.rfind(OPENING)
+    start = text.rfind(BOX)
     if start == -1:
         return None
-    start += len(OPENING)
-    depth = 1
-    for end in range(start, len(text)):
-        if text[end] == "{":
-            depth += 1
-        elif text[end] == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start:end].strip()
-    return None
+    start += len(BOX)
+    end = closing_brace(text, start)
+    return None if end is None else text[start:end].strip()

@@ -107,7 +107,7 @@ def split_response(tokenizer: PreTrainedTokenizerBase, response_ids: Sequence[in
             length -= 1
         opening = text[len(_decode(tokenizer, response_ids[:length])) : content]
 
-    end = _closing_brace(text, content)
+    end = closing_brace(text, content)
     answer_text = "" if end is None else text[content:end]
     reason: Malformation | None = None
     if truncated:
@@ -174,7 +174,7 @@ def encode_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [bos, *ids] if adds_bos and ids[:1] != [bos] else ids
 
 
-def _closing_brace(text: str, start: int) -> int | None:
+def closing_brace(text: str, start: int) -> int | None:
     """Index of the brace that closes the one before `start`."""
     depth = 1
     for index in range(start, len(text)):
