@@ -56,6 +56,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def slow(session: nox.Session) -> None:
+    """The tests that `tests` leaves out: kill loops, long parity runs, fuzzing."""
+    install_house(session, *DISTRIBUTIONS)
+    install_pins(session, "test")
+    session.run("pytest", "-m", "slow", "--timeout", "3600", *session.posargs, env={**OFFLINE, "OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     install_pins(session, "lint")
     session.run("ruff", "check", ".")
