@@ -2,6 +2,7 @@
 
 - `logprobs`: the log-probability of every token under a causal language model, without full logits
 - `boundary`: where the answer in a response begins, and its tokens in that place
+- `batching`: batches of similar lengths under a token budget
 - `scorer`: the log-probability of given answers after given reasoning, in batches
 """
 
@@ -16,6 +17,7 @@ _HOME = {
     "ScoringItem": "scorer",
     "encode_answer": "boundary",
     "split_response": "boundary",
+    "token_budget_batches": "batching",
     "token_logprobs": "logprobs",
 }
 __all__ = [*_HOME]

@@ -24,13 +24,14 @@ from __future__ import annotations
 import math
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from .batching import token_budget_batches
 from .boundary import encode_answer, encode_mid_text, encode_start
 from .logprobs import CHUNK_TOKENS, evaluation_mode, log_softmax, predicting_states
 
@@ -144,7 +145,7 @@ class AnswerScorer:
         rows = [self._row(index, item) for index, item in enumerate(items)]
         scores: dict[int, AnswerScore] = {}
         with evaluation_mode(self._model):
-            for batch in self._batches([row.length for row in rows]):
+            for batch in token_budget_batches([row.length for row in rows], self._max_tokens_per_batch):
                 scores.update(zip(batch, self._score_batch([rows[i] for i in batch]), strict=True))
         return [scores[i] for i in range(len(rows))]
 
@@ -193,17 +194,6 @@ class AnswerScorer:
         first = bisect_left(self._vocabulary, (text,))
         after = bisect_left(self._vocabulary, (text + chr(sys.maxunicode),))
         return tuple(vocabulary_id for _, vocabulary_id in self._vocabulary[first:after])
-
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Indices in batches within the token budget, similar lengths together, the longest first."""
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if batch and lengths[batch[0]] * (len(batch) + 1) > self._max_tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
 
     def _score_batch(self, rows: list[_Row]) -> list[AnswerScore]:
         # Padding on the right: under causal attention no real token ever sees it.
