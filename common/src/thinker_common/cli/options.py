@@ -1,9 +1,12 @@
 """Options that mean the same for every verb of every command line, as annotated types."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from ..errors import UserError
 
 Overrides = Annotated[
     list[str] | None,
@@ -32,3 +35,22 @@ DataDir = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face id, a local folder, or embedded.")]
+Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub.")]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Of the weights.")]
+BatchTokens = Annotated[
+    int,
+    typer.Option("--max-tokens-per-batch", min=1, metavar="N", help="Tokens in a batch; lower it if memory runs out."),
+]
+
+
+def column_mapping(columns: Sequence[str]) -> dict[str, str]:
+    """Our field -> the file's column, from the values of `--column FIELD=NAME`. UserError for one without `=`."""
+    mapping = {}
+    for column in columns:
+        field, equals, theirs = column.partition("=")
+        if not (field and equals and theirs):
+            raise UserError(f"--column {column}: write FIELD=NAME, for example question=prompt")
+        mapping[field] = theirs
+    return mapping
