@@ -1,7 +1,8 @@
 """Benchmarks: one module each, every one yielding the same `Problem` record.
 
-A module holds `VERSION`, the facts of its source, and `load(split, data_dir, revision) -> LoadedBenchmark`; a generated
-task has `generate(split, count, seed) -> list[Problem]` besides. A module is imported when its benchmark is asked for.
+A module holds `VERSION`, `INFO` (title, source, licence, traps), and
+`load(split, data_dir, revision, *, <its own options>) -> LoadedBenchmark`; a generated task has
+`generate(split, count, seed) -> list[Problem]` besides. A module is imported when its benchmark is asked for.
 """
 
 from __future__ import annotations
@@ -9,16 +10,34 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from ..errors import UserError
-from .problem import Kind, LoadedBenchmark, Problem
+from ..errors import SettingsError, UserError
+from .problem import BenchmarkInfo, Kind, LoadedBenchmark, Problem
 
-__all__ = ["NAMES", "Kind", "LoadedBenchmark", "Problem", "load_benchmark"]
+__all__ = [
+    "NAMES",
+    "TRAINING_NAMES",
+    "BenchmarkInfo",
+    "Kind",
+    "LoadedBenchmark",
+    "Problem",
+    "benchmark_module",
+    "load_benchmark",
+]
 
-# Each is also the name of its module.
-NAMES: tuple[str, ...] = ("chains", "facts", "graphs", "phrases", "gsm8k", "math500")
+# Each is also the name of its module. Those to evaluate on:
+NAMES: tuple[str, ...] = (
+    *("chains", "facts", "graphs", "phrases"),
+    *("gsm8k", "math500"),
+)
+# Those to train on only:
+TRAINING_NAMES: tuple[str, ...] = ("math_train",)
 
 
 def load_benchmark(
@@ -29,25 +48,48 @@ def load_benchmark(
     limit: int | None = None,
     seed: int = 0,
     revision: str | None = None,
+    **options: Any,
 ) -> LoadedBenchmark:
-    """The problems of one split of the benchmark `name`.
+    """The problems of one split of the benchmark or training mixture `name`.
 
     data_dir: folder with the original files (`gsm8k/test.jsonl`, ...); without it the hub is asked.
     limit: keep this many problems, a random sample that follows from `seed` alone, in the order of the source;
         `source` of the result says so.
     revision: of the hub data set; the default is the one the module pins.
+    options: the benchmark's own, which its `load` describes.
 
-    Raises UserError for an unknown name or an impossible limit, DataError for data that is missing or malformed.
+    Raises UserError for an unknown name or an impossible limit, SettingsError for an unknown or impossible option,
+    DataError for data that is missing or malformed.
     """
-    if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown benchmark {name!r}{hint} (there are: {', '.join(NAMES)})")
+    module = benchmark_module(name)
     if limit is not None and limit < 1:
         raise UserError(f"limit = {limit}: must be at least 1")
-    module = importlib.import_module(f".{name}", __package__)
-    loaded: LoadedBenchmark = module.load(split, None if data_dir is None else Path(data_dir), revision)
+    known = option_names(module)
+    for option in options:
+        if option not in known:
+            there = f"there are: {', '.join(known)}" if known else "it has none"
+            raise SettingsError(f"{name} has no option {option!r}{_nearest(option, known)} ({there})")
+    loaded: LoadedBenchmark = module.load(split, None if data_dir is None else Path(data_dir), revision, **options)
     return loaded if limit is None else sample(loaded, limit, seed)
+
+
+def benchmark_module(name: str) -> ModuleType:
+    """The module of a benchmark or training mixture, with its `VERSION`, `INFO` and `load`; UserError without one."""
+    names = (*NAMES, *TRAINING_NAMES)
+    if name not in names:
+        raise UserError(f"unknown benchmark {name!r}{_nearest(name, names)} (`thinker benchmarks list` shows all)")
+    return importlib.import_module(f".{name}", __package__)
+
+
+def option_names(module: ModuleType) -> list[str]:
+    """The options of a benchmark's own: the keyword-only arguments of its `load`."""
+    parameters = inspect.signature(module.load).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def sample(loaded: LoadedBenchmark, limit: int, seed: int) -> LoadedBenchmark:

@@ -1,4 +1,4 @@
-"""GSM8K: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). MIT.
+"""GSM8K: grade-school word problems.
 
 A row is `question` and `answer`: a worked solution with calculator marks `<<48/2=24>>`, then `#### ` and the gold
 number, always an integer, at times with thousands commas.
@@ -10,12 +10,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .problem import LoadedBenchmark, Problem
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem
 from .sources import HubDataset, read_rows
 
 VERSION = 1
 HUB = HubDataset("openai/gsm8k", "main", "740312add88f781978c0658806c59bc2815b9866", {"train": 7_473, "test": 1_319})
-COLUMNS = ("question", "answer")
+INFO = BenchmarkInfo(
+    title="GSM8K",
+    kind="math",
+    hub=HUB,
+    license="MIT",
+    citation="Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems, arXiv 2110.14168",
+    notes=(
+        "The gold stands after the last ####; thousands commas in 93 of the 8,792 golds are removed, 5 are negative.",
+        "GSM8K-Aug has the same test questions, and its validation questions are in this training split.",
+    ),
+    shares=("gsm8k_aug/valid", "gsm8k_aug/test"),
+)
+COLUMNS = ({"question": str, "answer": str},)
 
 GOLD_MARK = "####"
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")

@@ -1,8 +1,7 @@
-r"""MATH-500: 500 competition problems of the MATH test set (Hendrycks et al. 2021, arXiv 2103.03874). MIT.
+r"""MATH-500: 500 competition problems of the MATH test set.
 
-The gold is LaTeX without delimiters and equals the last `\boxed{}` of the solution. "test" are the 500; "train" are the
-other 12,000 problems of MATH, of which 4,500 belong to its original test set: a model trained on them cannot be
-evaluated on the full MATH test. The test split is the same as that of `HuggingFaceH4/MATH-500`.
+The gold is LaTeX without delimiters and equals the last `\boxed{}` of the solution. `HuggingFaceH4/MATH-500` holds the
+same problems. The other 12,000 problems of MATH are `math_train`.
 """
 
 from __future__ import annotations
@@ -12,26 +11,43 @@ from pathlib import Path
 from typing import Any
 
 from .boxed import last_boxed
-from .problem import LoadedBenchmark, Problem
-from .sources import HubDataset, read_rows
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .sources import HubDataset, Layout, Rows, read_rows
 
 VERSION = 1
-HUB = HubDataset(
-    "nlile/hendrycks-MATH-benchmark",
-    "default",
-    "465bcdb36f5962aa3512891498966df785fc3c18",
-    {"train": 12_000, "test": 500},
+HUB_ID = "nlile/hendrycks-MATH-benchmark"
+HUB_REVISION = "465bcdb36f5962aa3512891498966df785fc3c18"
+INFO = BenchmarkInfo(
+    title="MATH-500",
+    kind="math",
+    hub=HubDataset(HUB_ID, "default", HUB_REVISION, {"test": 500}),
+    license="MIT",
+    citation="Hendrycks et al. 2021, Measuring Mathematical Problem Solving With the MATH Dataset, arXiv 2103.03874; "
+    "the 500 are those of Lightman et al. 2023, Let's Verify Step by Step, arXiv 2305.20050",
+    notes=(
+        "Answers may be words, letters, amounts with units, intervals, matrices, and tuples that look like intervals.",
+        "Copies name the subject `subject` or `type`, and give the level as 3, `Level 3` or `Level ?`; each is read.",
+        "A model trained on `math_train` cannot be evaluated on all 5,000 problems of the MATH test set.",
+    ),
+    shares=("math_train/train",),
 )
-COLUMNS = ("problem", "solution")  # copies without `answer` have it in the solution's box
+COLUMNS: tuple[Layout, ...] = ({"problem": str, "solution": str},)
 
 
 def load(split: str, data_dir: Path | None, revision: str | None) -> LoadedBenchmark:
-    """The problems of "train" or "test", with `subject` and `level` (1 to 5, or None) as groups."""
-    found = read_rows("math500", split, data_dir, revision, hub=HUB, columns=COLUMNS)
-    problems = [_problem(row, f"math500/{split}", index) for index, row in enumerate(found.rows)]
+    """The 500 problems, with `subject` and `level` (1 to 5, or None) as groups."""
+    assert INFO.hub is not None
+    return competition_problems(
+        "math500", split, read_rows("math500", split, data_dir, revision, hub=INFO.hub, columns=COLUMNS), VERSION
+    )
+
+
+def competition_problems(name: str, split: str, found: Rows, version: int) -> LoadedBenchmark:
+    """Rows of any copy of MATH as problems; those without a question or an answer are dropped."""
+    problems = [_problem(row, f"{name}/{split}", index) for index, row in enumerate(found.rows)]
     kept = tuple(problem for problem in problems if problem is not None)
     dropped = {"no question, or no answer": len(problems) - len(kept)}
-    return LoadedBenchmark("math500", split, kept, found.revision, found.source, VERSION, dropped)
+    return LoadedBenchmark(name, split, kept, found.revision, found.source, version, dropped)
 
 
 def _problem(row: dict[str, Any], prefix: str, index: int) -> Problem | None:

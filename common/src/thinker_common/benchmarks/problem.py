@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from .sources import HubDataset
+
 Kind = Literal["math", "mcq", "bool", "text"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -24,7 +26,13 @@ class Problem:
     options: texts of the options in order, "mcq" only
     aliases: further accepted wordings of the answer
     steps: exact reference steps, where the benchmark has them
-    metadata: groups for break-downs (subject, level), and the untouched source row for audits
+    metadata: groups for break-downs (subject, level, ...), the untouched source row for audits ("row"), and what
+        comparing this answer needs, each only where the row has it:
+        "unit": text; a prediction that carries the unit counts too
+        "tolerance": float, absolute; a number this far from the gold still counts
+        "relative_tolerance": float, as a share of the gold; set by an option of a benchmark only
+        "multiple_answers": True where `answer` is a set of values, separated by commas: order is free, repeats do not
+            count, and each must be there
     """
 
     id: str
@@ -62,6 +70,28 @@ class Problem:
         if self.kind != "mcq":
             return self.answer
         return f"{self.answer}. {self.options[self.letters.index(self.answer)]}"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkInfo:
+    """What a reader of a result should know of a benchmark, apart from its rows.
+
+    title: its name in the literature
+    kind: of its problems; "mixed" for a training mixture
+    hub: where it is published; None for generated tasks, and for data sets that are files only
+    license: of the data, and how far it is known
+    citation: authors, year, arXiv number
+    notes: traps, one or two sentences each
+    shares: "benchmark/split" of other data sets here that hold some of the same questions
+    """
+
+    title: str
+    kind: Kind | Literal["mixed"]
+    hub: HubDataset | None
+    license: str
+    citation: str
+    notes: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

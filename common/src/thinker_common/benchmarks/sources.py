@@ -1,96 +1,188 @@
-"""Where a published benchmark comes from: its hub data set, or the original files on disk. Two doors, the same rows."""
+"""Where a published benchmark comes from: its hub data set, or the original files. Two doors, the same rows."""
 
 from __future__ import annotations
 
 import errno
+import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType, UnionType
 from typing import Any
 
 from ..errors import DataError
-from .jsonl import fingerprint, parse_lines, read_bytes
+from .jsonl import Line, fingerprint, parse_array, parse_csv, parse_lines, read_bytes
+
+# A layout of rows: column -> the type its values must have. Copies of a data set differ in column names and nesting.
+Layout = Mapping[str, type | UnionType]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
     """A data set on the Hugging Face hub.
 
-    revision: the commit that is loaded unless the caller names another
-    rows: split -> number of rows to expect
+    revision: the commit that is loaded unless the caller names another; None where none was ever verified, which loads
+        what the hub holds today. Results record the commit that was loaded.
+    rows: our split -> number of rows to expect, or several numbers where copies are known to differ
+    splits: our split -> the hub's name for it, where that is another: test questions may lie in a split called "train"
     """
 
     id: str
     config: str
-    revision: str
-    rows: Mapping[str, int]
+    revision: str | None
+    rows: Mapping[str, int | tuple[int, ...]]
+    splits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The untouched rows of one split, the source in words, and the revision or fingerprint of what was read."""
+    """The untouched rows of one split.
+
+    rows, places: in the order of the source; where each stands, for messages ("FILE, line 3")
+    source: in words
+    revision: the hub's commit, or the fingerprint of the file
+    layout: which of the layouts the rows have, as its index
+    """
 
     rows: list[dict[str, Any]]
+    places: list[str]
     source: str
     revision: str
+    layout: int = 0
+
+    def error(self, index: int, message: str) -> DataError:
+        """A DataError that names the place of row `index`."""
+        return DataError(f"{self.places[index]}: {message}")
 
 
 def read_rows(
-    name: str, split: str, data_dir: Path | None, revision: str | None, *, hub: HubDataset, columns: Sequence[str]
+    name: str,
+    split: str,
+    data_dir: Path | None,
+    revision: str | None,
+    *,
+    hub: HubDataset,
+    columns: Sequence[Layout],
+    files: Sequence[str] = (),
+    local_rows: Mapping[str, int] = MappingProxyType({}),
 ) -> Rows:
-    """The rows of `split`: from `<data_dir>/<name>/<split>.jsonl`, or from the hub where `data_dir` is None.
+    """The rows of `split`: from a file in `<data_dir>/<name>/`, or from the hub where `data_dir` is None.
 
     data_dir: may also be the folder `<name>` itself; a revision has no meaning then.
-    columns: those that every copy must have, of text. Another number of rows than expected is a warning, since copies
-        differ.
+    columns: the layouts that the benchmark's reader knows; the first whose columns are all there is `layout` of the
+        result, and each row must then hold values of its types. Null counts as missing.
+    files: the names that the original file of this split goes by, the first that is there being read; "<split>.jsonl"
+        if none are given. The ending says how: .jsonl, .json (an array of objects), .csv (with a header).
+    local_rows: file -> rows to expect of it, where it is known to hold another number than the hub's split
 
-    Raises DataError for an unknown split, for files that are missing or broken, for missing columns, and for a hub that
-    cannot be reached.
+    Another number of rows than expected is a warning, since copies differ.
+
+    Raises DataError for an unknown split, for files that are missing or broken, for columns that fit no layout, and for
+    a hub that cannot be reached.
     """
-    if split not in hub.rows:
-        raise DataError(f"{name} has no split {split!r}; it has {', '.join(hub.rows)}")
-    found = _hub_rows(name, split, hub, revision) if data_dir is None else _local_rows(name, split, data_dir)
-    present = list(found.rows[0])
-    if missing := [column for column in columns if column not in present]:
-        raise DataError(f"{found.source}: no column {', '.join(missing)} (there are: {', '.join(present)})")
-    for number, row in enumerate(found.rows, start=1):
-        for column in columns:
-            if not isinstance(row.get(column), str):
-                raise DataError(f"{found.source}: row {number} has no text in column {column}")
-    if len(found.rows) != hub.rows[split]:
-        warnings.warn(
-            f"{found.source}: {len(found.rows)} rows where {hub.rows[split]} were expected; say so beside any figure",
-            stacklevel=3,
-        )
+    check_split(name, split, hub)
+    expected = hub.rows[split]
+    if data_dir is None:
+        rows, commit = download(name, split, hub, revision or hub.revision)
+        source = f"{hub.id} ({hub.config}, {hub.splits.get(split, split)}) at {commit}"
+        places = [f"{source}: row {number}" for number in range(1, len(rows) + 1)]
+    else:
+        path = find_file(name, data_dir, files or (f"{split}.jsonl",))
+        content = read_bytes(path)
+        lines = parse_file(path, content)
+        rows, places = [line.row for line in lines], [line.place for line in lines]
+        source, commit = str(path), fingerprint(content)
+        expected = local_rows.get(path.name, expected)
+    layout = _layout(source, rows[0], columns)
+    found = Rows(rows, places, source, commit, layout)
+    _check_types(found, columns[layout])
+    expect_rows(source, len(rows), expected)
     return found
 
 
-def _local_rows(name: str, split: str, data_dir: Path) -> Rows:
-    candidates = (data_dir / name / f"{split}.jsonl", data_dir / f"{split}.jsonl")
+def check_split(name: str, split: str, hub: HubDataset) -> None:
+    """DataError for a split that the data set does not have."""
+    if split not in hub.rows:
+        raise DataError(f"{name} has no split {split!r}; it has {', '.join(hub.rows)}")
+
+
+def expect_rows(source: str, count: int, expected: int | tuple[int, ...]) -> None:
+    """Warn of another number of rows than expected."""
+    accepted = expected if isinstance(expected, tuple) else (expected,)
+    if count not in accepted:
+        wanted = " or ".join(str(number) for number in accepted)
+        warnings.warn(f"{source}: {count} rows where {wanted} were expected; say so beside any figure", stacklevel=4)
+
+
+def parse_file(path: Path, content: bytes) -> list[Line]:
+    """The rows of a data file, by the ending of its name: .jsonl, .json (an array of objects), .csv (with a header)."""
+    match path.suffix:
+        case ".json":
+            return list(parse_array(path, content))
+        case ".csv":
+            return list(parse_csv(path, content))
+        case _:
+            return list(parse_lines(path, content))
+
+
+def find_file(name: str, data_dir: Path, files: Sequence[str]) -> Path:
+    """The first of `files` that is there, below `<data_dir>/<name>/` or in `data_dir` itself; DataError without one."""
+    candidates = [folder / file for folder in (data_dir / name, data_dir) for file in files]
     for path in candidates:
         if path.is_file():
-            content = read_bytes(path)
-            return Rows([line.row for line in parse_lines(path, content)], str(path), fingerprint(content))
-    raise DataError(f"{name}: there is neither {candidates[0]} nor {candidates[1]}")
+            return path
+    *others, last = map(str, candidates)
+    raise DataError(f"{name}: there is neither {', '.join(others)} nor {last}")
 
 
-def _hub_rows(name: str, split: str, hub: HubDataset, revision: str | None) -> Rows:
+def download(name: str, split: str, hub: HubDataset, revision: str | None) -> tuple[list[dict[str, Any]], str]:
+    """The rows of our split `split` from the hub, and the commit they come from.
+
+    Raises DataError when the hub cannot be reached, or refuses.
+    """
     import datasets  # not at the top: it is slow to import, and generated tasks need none
 
-    revision = revision or hub.revision
-    source = f"{hub.id} ({hub.config}, {split}) at {revision}"
+    theirs = hub.splits.get(split, split)
     try:
-        table = datasets.load_dataset(hub.id, hub.config, split=split, revision=revision)
-    except OSError as error:  # unreachable, offline and not cached, unknown revision, gated
-        if error.errno == errno.ENOSPC:
+        builder = datasets.load_dataset_builder(hub.id, hub.config, revision=revision)
+        builder.download_and_prepare()
+        rows = [dict(row) for row in builder.as_dataset(split=theirs)]
+    # Unreachable, offline and not cached, unknown revision, gated; ValueError: no such config or split.
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(
-            f"{source} cannot be loaded from the Hugging Face hub ({reason}). Go online, or give the original files: "
-            f"--data-dir DIR with DIR/{name}/{split}.jsonl"
+            f"{hub.id} ({hub.config}, {theirs}) cannot be loaded from the Hugging Face hub ({reason}). Go online, or "
+            f"give the original files: --data-dir DIR with DIR/{name}/"
         ) from error
-    rows = [dict(row) for row in table]
+    commit = builder.hash if builder.hash and _COMMIT.fullmatch(builder.hash) else revision or "main"
+    if revision is not None and _COMMIT.fullmatch(revision) and commit != revision:
+        # Offline, `datasets` serves the newest copy in its cache, whatever was asked for.
+        warnings.warn(f"{hub.id}: the copy that was loaded is {commit}, not {revision}", stacklevel=3)
     if not rows:
-        raise DataError(f"{source}: the split holds no rows")
-    return Rows(rows, source, revision)
+        raise DataError(f"{hub.id} ({hub.config}, {theirs}) at {commit}: the split holds no rows")
+    return rows, commit
+
+
+def _layout(source: str, row: Mapping[str, Any], layouts: Sequence[Layout]) -> int:
+    for index, layout in enumerate(layouts):
+        if all(column in row for column in layout):
+            return index
+    present = f"(there are: {', '.join(row)})"
+    if len(layouts) == 1:
+        missing = ", ".join(column for column in layouts[0] if column not in row)
+        raise DataError(f"{source}: no column {missing} {present}")
+    known = "; or ".join(", ".join(layout) for layout in layouts)
+    raise DataError(f"{source}: the columns are not those of any known copy: {known} {present}")
+
+
+def _check_types(found: Rows, layout: Layout) -> None:
+    for index, row in enumerate(found.rows):
+        for column, accepted in layout.items():
+            if not isinstance(row.get(column), accepted):
+                wanted = {str: "text", list: "list"}.get(accepted, str(getattr(accepted, "__name__", accepted)))
+                raise found.error(index, f"no {wanted} in column {column}")
