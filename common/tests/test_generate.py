@@ -173,7 +173,7 @@ def test_sampled_tokens_have_the_models_distribution(tokenizer):
     with torch.no_grad():
         expected_V = torch.softmax(model(torch.tensor([[5, 9]])).logits[0, -1] / 2.0, -1)
     generator = Generator(model, tokenizer, max_new_tokens=1, temperature=2.0, max_tokens_per_batch=3 * 4000)
-    got = generator.generate([[5, 9]] * 4000)
+    (got,) = generator.sample([[5, 9]], 4000)
     first = [one.token_ids[0] if one.token_ids else None for one in got]
     for token in range(3, VOCABULARY):
         share = first.count(token) / len(first)

@@ -1,32 +1,47 @@
-"""Responses of a causal language model to many prompts: batched, left-padded, in input order.
+"""Responses of a language model to many prompts, in input order whatever the batching.
 
-B rows of a batch, T positions.
+`Backend` is what an evaluation needs of a generator. `Generator` is the one on Hugging Face `generate`;
+`vllm_backend.VllmBackend` is another.
+
+Shape legend: B rows of a batch, T tokens a row.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import copy
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from ..errors import SettingsError, UserError
+from ..likelihood.batching import token_budget_batches
+from ..likelihood.logprobs import evaluation_mode
+from .in_flight import InFlight, can_change_rows
+from .sampling import sampling_processors, stream_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OnBatch = Callable[[Sequence[int], Sequence["Generation"]], None]
+OnGenerated = Callable[[Sequence[int], Sequence["Generation"]], None]
+OnSampled = Callable[[Sequence[int], Sequence[list["Generation"]]], None]
+
+# New tokens between two moments at which rows may leave and enter. A finished row waits for half of it on average;
+# each moment copies the keys and values once.
+SEGMENT_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One response.
 
-    token_ids: sampled tokens, without padding and without the end-of-sequence token
+    token_ids: the model's tokens, without padding and without the end-of-sequence token
     text: their text, special tokens shown
     truncated: no end-of-sequence token came within the limit
     """
@@ -36,12 +51,40 @@ class Generation:
     truncated: bool
 
 
-class Generator:
-    """Greedy (`temperature=0`) or sampled responses by Hugging Face `generate`.
+class Backend(Protocol):
+    """What generates.
 
-    Prompts are sorted by length into batches of at most `max_tokens_per_batch` tokens, room for the response counted; a
-    row that exceeds it alone is a batch of its own. Greedy responses do not depend on the batching beyond rounding.
-    Sampled ones follow from `seed` and the prompts of their batch.
+    context: tokens of prompt and response together; None where the model has no such limit
+    """
+
+    @property
+    def context(self) -> int | None: ...
+
+    def check_lengths(self, prompt_ids: Sequence[Sequence[int]]) -> None:
+        """UserError when a prompt and the longest response exceed what the model takes."""
+
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        samples: int = 1,
+        *,
+        keys: Sequence[str] | None = None,
+        on_batch: OnSampled | None = None,
+    ) -> list[list[Generation]]:
+        """`samples` responses to each prompt, in input order; see `Generator.sample`."""
+
+
+class Generator:
+    """Greedy (`temperature=0`) or sampled responses by Hugging Face `generate`, of causal and encoder-decoder models.
+
+    Rows are batched by length so that rows times the longest (prompt and `max_new_tokens`) stay within
+    `max_tokens_per_batch`; a row that exceeds it alone is a batch of its own. With causal models whose layers are all
+    attention, a finished row makes room for the next prompt at once; with others a batch ends with its longest row.
+
+    Responses do not depend on the batching beyond the rounding of the logits, the greedy ones and the sampled ones
+    alike: sampled tokens follow from `seed`, the key of the prompt and the number of the sample (see `sampling`). That
+    takes a model whose rows do not touch each other, which mixtures of experts with a capacity limit, and rotary
+    embeddings that are rescaled by the longest row, are not.
 
     Only the arguments decide how tokens are chosen: the sampling defaults that many model folders ship (temperature,
     top-k, repetition penalty) are left aside. The end-of-sequence tokens are those of the model folder's generation
@@ -60,98 +103,286 @@ class Generator:
         max_tokens_per_batch: int = 8192,
         seed: int = 0,
     ) -> None:
-        """`model`: a causal PreTrainedModel, or one with peft adapters. Raises SettingsError for impossible values."""
-        for name, value, possible, accepted in (
-            ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
-            ("temperature", temperature, temperature >= 0, "0 (greedy) or above"),
-            ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-            ("top_k", top_k, top_k >= 0, "0 (the whole vocabulary) or above"),
-            ("max_tokens_per_batch", max_tokens_per_batch, max_tokens_per_batch >= 1, "at least 1"),
-        ):
-            if not possible:
-                raise SettingsError(f"{name} = {value!r}: must be {accepted}")
+        """`model`: a PreTrainedModel, or one with peft adapters. Raises SettingsError for impossible values."""
+        check_decoding(max_new_tokens, temperature, top_p, top_k)
+        if max_tokens_per_batch < 1:
+            raise SettingsError(f"max_tokens_per_batch = {max_tokens_per_batch!r}: must be at least 1")
         self.model = model
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
         self.max_tokens_per_batch = max_tokens_per_batch
         self.seed = seed
         self._base: PreTrainedModel = model if isinstance(model, PreTrainedModel) else model.get_base_model()
-        # Tokens of prompt and response together; None for models without a limit of their own.
-        self.context: int | None = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
+        self._encoder_decoder = bool(self._base.config.is_encoder_decoder)
+        self._positions: int | None = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
         self.eos_ids = _eos_ids(self._base, tokenizer)
         # Padding is masked, so any id will do where the tokenizer has none.
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_ids, default=0)
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
         self._config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             eos_token_id=sorted(self.eos_ids) or None,
             pad_token_id=self.pad_id,
             bos_token_id=tokenizer.bos_token_id,
+            decoder_start_token_id=_decoder_start(self._base) if self._encoder_decoder else None,
             num_beams=1,
+            do_sample=False,  # `sampling` chooses among the logits itself
             use_cache=True,
-            **(sampling if temperature > 0 else {"do_sample": False}),
+            return_dict_in_generate=True,
         )
 
-    def generate(self, prompt_ids: Sequence[Sequence[int]], on_batch: OnBatch | None = None) -> list[Generation]:
-        """One response a prompt, in input order.
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and response together; None without a limit, and where each has a side of its own."""
+        return None if self._encoder_decoder else self._positions
+
+    def generate(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        on_batch: OnGenerated | None = None,
+        *,
+        keys: Sequence[str] | None = None,
+    ) -> list[Generation]:
+        """One response a prompt: `sample` without the inner lists."""
+
+        def on_sampled(indices: Sequence[int], responses: Sequence[list[Generation]]) -> None:
+            if on_batch is not None:
+                on_batch(indices, [response for (response,) in responses])
+
+        return [response for (response,) in self.sample(prompt_ids, keys=keys, on_batch=on_sampled)]
+
+    def sample(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        samples: int = 1,
+        *,
+        keys: Sequence[str] | None = None,
+        on_batch: OnSampled | None = None,
+    ) -> list[list[Generation]]:
+        """`samples` responses a prompt, in input order.
 
         prompt_ids: token ids of each prompt, with every special token it needs
-        on_batch: called as each batch finishes, with the positions of its prompts in the input and their responses
+        keys: what sampled tokens follow from, with the seed and the number of the sample; a problem's id for instance.
+            Without them the prompt's ids are its key, and equal prompts have equal responses.
+        on_batch: called as prompts finish, with their positions in the input and all their responses
 
-        Raises UserError when a prompt and `max_new_tokens` exceed the model's context.
+        Raises UserError when a prompt and `max_new_tokens` exceed what the model takes, and when memory runs out;
+        SettingsError for a number of samples below 1, or above 1 without a temperature.
         """
+        check_samples(samples, self.temperature)
         self.check_lengths(prompt_ids)
-        generations: dict[int, Generation] = {}
-        with _evaluating(self.model), _only_this_config(self._base, self._config):
-            for indices in self._batches([len(ids) for ids in prompt_ids]):
-                batch = self._generate_batch([prompt_ids[index] for index in indices])
-                generations.update(zip(indices, batch, strict=True))
-                if on_batch is not None:
-                    on_batch(indices, batch)
-        return [generations[index] for index in range(len(prompt_ids))]
+        names = keys if keys is not None else [repr(list(ids)) for ids in prompt_ids]
+        assert len(names) == len(prompt_ids), "a key for each prompt"
+        rows = [
+            _Row(index, sample, list(ids), stream_seed(self.seed, name, sample))
+            for index, (ids, name) in enumerate(zip(prompt_ids, names, strict=True))
+            for sample in range(samples)
+        ]
+        rows.sort(key=lambda row: -len(row.prompt))  # what does not fit into memory fails at once
+        responses: dict[int, dict[int, Generation]] = {index: {} for index in range(len(prompt_ids))}
+        with evaluation_mode(self.model), _only_this_config(self._base, self._config):
+            run = self._with_refill if rows and self._rows_can_change() else self._in_batches
+            for finished in run(rows):
+                for row in finished:
+                    responses[row.index][row.sample] = self._generation(row)
+                whole = list(dict.fromkeys(r.index for r in finished if len(responses[r.index]) == samples))
+                if on_batch is not None and whole:
+                    on_batch(whole, [_in_order(responses[index]) for index in whole])
+        return [_in_order(responses[index]) for index in range(len(prompt_ids))]
 
     def check_lengths(self, prompt_ids: Sequence[Sequence[int]]) -> None:
-        """UserError when a prompt and `max_new_tokens` exceed the model's context. `generate` asks this first."""
-        assert all(len(ids) > 0 for ids in prompt_ids), "a prompt has at least one token"
+        """UserError when a prompt and `max_new_tokens` exceed what the model takes. `sample` asks this first."""
         longest = max((len(ids) for ids in prompt_ids), default=0)
-        if self.context is not None and longest + self.max_new_tokens > self.context:
-            room = self.context - longest
-            advice = f"set it to at most {room}" if room > 0 else "leave out such prompts"
+        assert all(len(ids) > 0 for ids in prompt_ids), "a prompt has at least one token"
+        if self._encoder_decoder:
+            self._check_sides(longest)
+        else:
+            check_context(longest, self.max_new_tokens, self.context)
+
+    def _check_sides(self, longest: int) -> None:
+        if self._positions is None:
+            return
+        if longest > self._positions:
             raise UserError(
-                f"the longest prompt has {longest} tokens; with max_new_tokens = {self.max_new_tokens} it exceeds the "
-                f"model's context of {self.context} tokens: {advice}"
+                f"the longest prompt has {longest} tokens; the model's encoder takes {self._positions}: "
+                "leave out such prompts"
+            )
+        if self.max_new_tokens >= self._positions:  # the decoder's start takes one place
+            raise UserError(
+                f"max_new_tokens = {self.max_new_tokens} exceeds what the model's decoder takes: "
+                f"set it to at most {self._positions - 1}"
             )
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Positions of prompts, longest first: what does not fit into memory fails at once."""
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-            width = (lengths[batch[0]] if batch else lengths[index]) + self.max_new_tokens
-            if batch and width * (len(batch) + 1) > self.max_tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+    def _rows_can_change(self) -> bool:
+        if self._encoder_decoder:
+            return False
+        one_BT = torch.full((1, 1), self.pad_id)
+        return can_change_rows(self._call(one_BT, torch.ones_like(one_BT), new_tokens=1).get("past_key_values"))
 
-    def _generate_batch(self, prompts: Sequence[Sequence[int]]) -> list[Generation]:
-        device = self._base.device
+    def _in_batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Each batch until its longest response has ended."""
+        side = "right" if self._encoder_decoder else "left"
+        lengths = [len(row.prompt) + self.max_new_tokens for row in rows]
+        for batch in token_budget_batches(lengths, self.max_tokens_per_batch):
+            together = [rows[index] for index in batch]
+            ids_BT, mask_BT = self._padded([row.prompt for row in together], side)
+            output = self._call(ids_BT, mask_BT, new_tokens=self.max_new_tokens, rows=together)
+            self._take(together, output.sequences[:, 1 if self._encoder_decoder else ids_BT.shape[1] :])
+            yield together
+
+    def _with_refill(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Segments of all rows in flight; between two of them finished rows go and waiting ones come."""
+        waiting = deque(rows)
+        running: list[_Row] = []
+        flight: InFlight | None = None
+        while waiting or running:
+            lengths = [len(row.prompt) + self.max_new_tokens for row in (*running, *waiting)]
+            # The running rows are at the front of the first batch: they are the longest, and fitted before.
+            room = len(token_budget_batches(lengths, self.max_tokens_per_batch)[0]) - len(running)
+            if room > 0:
+                new = [waiting.popleft() for _ in range(room)]
+                entering = self._prefilled(new)
+                if flight is None:
+                    flight = entering
+                else:
+                    flight.join(entering)
+                running += new
+            assert flight is not None
+            step = min(SEGMENT_TOKENS, *(self.max_new_tokens - len(row.response) for row in running))
+            self._advance(flight, running, step)
+            finished = [row for row in running if row.ended or len(row.response) == self.max_new_tokens]
+            if finished:
+                yield finished
+                stay = [position for position, row in enumerate(running) if row not in finished]
+                running = [running[position] for position in stay]
+                if running:
+                    flight.select(stay)
+                else:
+                    flight = None
+
+    def _prefilled(self, rows: Sequence[_Row]) -> InFlight:
+        """Rows before their first token; the samples of a prompt share the pass over it."""
+        prompts = {row.index: row.prompt for row in rows}
+        ids_BT, mask_BT = self._padded(list(prompts.values()), "left")
+        cache = DynamicCache()
+        self._call(ids_BT, mask_BT, new_tokens=1, cache=cache)
+        cache.crop(-1)  # every row goes through its last token again, each with its own noise
+        flight = InFlight(ids_BT, mask_BT, cache)
+        positions = {index: position for position, index in enumerate(prompts)}
+        flight.select([positions[row.index] for row in rows])
+        return flight
+
+    def _advance(self, flight: InFlight, rows: Sequence[_Row], new_tokens: int) -> None:
+        width = flight.ids_BT.shape[1]
+        output = self._call(flight.ids_BT, flight.mask_BT, new_tokens=new_tokens, rows=rows, cache=flight.cache)
+        new_BT = output.sequences[:, width:]
+        self._take(rows, new_BT)
+        flight.ids_BT = output.sequences
+        flight.mask_BT = torch.cat([flight.mask_BT, torch.ones_like(new_BT)], dim=1)
+
+    def _call(
+        self,
+        ids_BT: Tensor,
+        mask_BT: Tensor,
+        *,
+        new_tokens: int,
+        rows: Sequence[_Row] = (),
+        cache: DynamicCache | None = None,
+    ) -> Any:
+        """One call of `generate`, for up to `new_tokens` tokens; the tokens are of use where `rows` are given."""
+        config = copy.copy(self._config)
+        config.max_new_tokens = new_tokens
+        inputs: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT, "generation_config": config}
+        if cache is not None:
+            inputs["past_key_values"] = cache
+        if rows and self.temperature > 0:
+            streams, positions = [row.stream for row in rows], [len(row.response) for row in rows]
+            inputs["logits_processor"] = sampling_processors(
+                self.temperature, self.top_k, self.top_p, streams, positions
+            )
+        try:
+            return self.model.generate(**inputs)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory while generating {len(ids_BT)} responses at once: lower max_tokens_per_batch "
+                f"(now {self.max_tokens_per_batch}), or max_new_tokens (now {self.max_new_tokens}) if one is too many"
+            ) from error
+
+    def _padded(self, prompts: Sequence[Sequence[int]], side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
         width = max(len(prompt) for prompt in prompts)
-        pads = [width - len(prompt) for prompt in prompts]
-        input_ids_BT = torch.tensor([[self.pad_id] * pad + list(p) for pad, p in zip(pads, prompts, strict=True)])
-        mask_BT = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
-        with _seeded(self.seed, prompts, device):
-            output_BT = self.model.generate(
-                input_ids=input_ids_BT.to(device), attention_mask=mask_BT.to(device), generation_config=self._config
-            )
-        return [self._generation(row) for row in output_BT[:, width:].tolist()]
+        ids_BT = torch.full((len(prompts), width), self.pad_id)
+        mask_BT = torch.zeros_like(ids_BT)
+        for row, prompt in enumerate(prompts):
+            columns = slice(width - len(prompt), None) if side == "left" else slice(len(prompt))
+            ids_BT[row, columns] = torch.tensor(prompt)
+            mask_BT[row, columns] = 1
+        return ids_BT.to(self._base.device), mask_BT.to(self._base.device)
 
-    def _generation(self, row: list[int]) -> Generation:
-        end = next((position for position, token in enumerate(row) if token in self.eos_ids), None)
-        token_ids = row[:end]
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return Generation(tuple(token_ids), text, truncated=end is None)
+    def _take(self, rows: Sequence[_Row], new_BT: Tensor) -> None:
+        """Appends what `generate` returned for each row, up to its end-of-sequence token."""
+        for row, tokens in zip(rows, new_BT.tolist(), strict=True):
+            end = next((position for position, token in enumerate(tokens) if token in self.eos_ids), None)
+            row.response += tokens[:end]
+            row.ended = end is not None
+
+    def _generation(self, row: _Row) -> Generation:
+        return generation(self.tokenizer, row.response, truncated=not row.ended)
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One sample of one prompt; `response` grows until `ended`, by an end-of-sequence token, or the limit."""
+
+    index: int
+    sample: int
+    prompt: list[int]
+    stream: int
+    response: list[int] = field(default_factory=list)
+    ended: bool = False
+
+
+def generation(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], *, truncated: bool) -> Generation:
+    """The record of a response whose end-of-sequence token is cut off."""
+    text = tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return Generation(tuple(token_ids), text, truncated)
+
+
+def check_decoding(max_new_tokens: int, temperature: float, top_p: float, top_k: int) -> None:
+    """SettingsError for values that no backend can decode with."""
+    for name, value, possible, accepted in (
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
+        ("temperature", temperature, 0 <= temperature < math.inf, "0 (greedy) or above"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+        ("top_k", top_k, top_k >= 0, "0 (the whole vocabulary) or above"),
+    ):
+        if not possible:
+            raise SettingsError(f"{name} = {value!r}: must be {accepted}")
+
+
+def check_samples(samples: int, temperature: float) -> None:
+    """SettingsError for a number of samples that makes no sense."""
+    if samples < 1:
+        raise SettingsError(f"samples = {samples!r}: must be at least 1")
+    if samples > 1 and temperature == 0:
+        raise SettingsError(f"samples = {samples}: greedy responses are all equal, set temperature above 0")
+
+
+def check_context(longest: int, max_new_tokens: int, context: int | None) -> None:
+    """UserError when the longest prompt and `max_new_tokens` exceed the model's context."""
+    if context is not None and longest + max_new_tokens > context:
+        room = context - longest
+        advice = f"set it to at most {room}" if room > 0 else "leave out such prompts"
+        raise UserError(
+            f"the longest prompt has {longest} tokens; with max_new_tokens = {max_new_tokens} it exceeds the "
+            f"model's context of {context} tokens: {advice}"
+        )
+
+
+def _in_order(of_samples: dict[int, Generation]) -> list[Generation]:
+    return [of_samples[sample] for sample in sorted(of_samples)]
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -159,6 +390,20 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     of_model = config.eos_token_id if config is not None else None
     ids = of_model if isinstance(of_model, list) else [of_model]
     return frozenset(int(token) for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def _decoder_start(model: PreTrainedModel) -> int:
+    """The token that a decoder begins with, from the model folder's generation config or its config."""
+    config = model.generation_config
+    start = config.decoder_start_token_id if config is not None else None
+    if start is None:
+        start = getattr(model.config, "decoder_start_token_id", None)
+    if start is None:
+        raise UserError(
+            f"the {model.config.model_type} model does not say what its decoder begins with: "
+            "set decoder_start_token_id in its generation_config.json"
+        )
+    return int(start)
 
 
 @contextlib.contextmanager
@@ -170,22 +415,3 @@ def _only_this_config(model: PreTrainedModel, config: GenerationConfig) -> Itera
         yield
     finally:
         model.generation_config = own
-
-
-@contextlib.contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int, prompts: Sequence[Sequence[int]], device: torch.device) -> Iterator[None]:
-    """Random numbers that follow from the seed and the prompts; the caller's own stream goes on untouched."""
-    digest = hashlib.sha256(repr((seed, [list(prompt) for prompt in prompts])).encode()).digest()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        yield

@@ -1,0 +1,72 @@
+"""Rows that are being generated together, so that a finished row makes room for a new one at once.
+
+In a batch that runs until its longest response has ended, the other rows wait. Here rows leave and enter between two
+calls of `generate`, with the keys and values they have; nothing of theirs is computed again.
+
+Shape legend: B rows, T columns (padding on the left, then prompt, then response), H heads, D head size. The cache of
+each layer is (B, H, T - 1, D): the last token has not been through the model yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+def can_change_rows(cache: object) -> bool:
+    """Whether a model that `generate` gave this cache can do with a plain `DynamicCache`, whose rows are free to go.
+
+    So it is where every layer is attention. A sliding window is kept by the mask then, and the cache holds what is
+    outside of it too. Recurrent states, which padding inside a row would change, and the two sides of an
+    encoder-decoder model cannot.
+    """
+    return type(cache) is DynamicCache and all(
+        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
+    )
+
+
+@dataclass(slots=True)
+class InFlight:
+    """Token ids and mask of every row, and the keys and values of all columns but the last."""
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    cache: DynamicCache
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order and as often as they occur, without the columns that pad all of them."""
+        rows_B = torch.tensor(rows, device=self.ids_BT.device)
+        self.mask_BT = self.mask_BT[rows_B]
+        first = int(self.mask_BT.any(0).int().argmax())
+        self.mask_BT = self.mask_BT[:, first:]
+        self.ids_BT = self.ids_BT[rows_B, first:]
+        for layer in _layers(self.cache):
+            layer.keys = layer.keys[rows_B.to(layer.keys.device), :, first:]
+            layer.values = layer.values[rows_B.to(layer.values.device), :, first:]
+
+    def join(self, other: InFlight) -> None:
+        """Puts the rows of `other` below its own."""
+        width = max(self.ids_BT.shape[1], other.ids_BT.shape[1])
+        self.ids_BT = _stacked(self.ids_BT, other.ids_BT, width, dim=1)
+        self.mask_BT = _stacked(self.mask_BT, other.mask_BT, width, dim=1)
+        for own, new in zip(_layers(self.cache), _layers(other.cache), strict=True):
+            own.keys = _stacked(own.keys, new.keys, width - 1, dim=2)
+            own.values = _stacked(own.values, new.values, width - 1, dim=2)
+
+
+def _stacked(upper: Tensor, lower: Tensor, width: int, dim: int) -> Tensor:
+    """Both along dimension 0, each padded with zeros at the front of dimension `dim` to `width`."""
+    after = (0, 0) * (upper.dim() - 1 - dim)
+    return torch.cat([pad(part, (*after, width - part.shape[dim], 0)) for part in (upper, lower)])
+
+
+def _layers(cache: Cache) -> Iterator[DynamicLayer]:
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+        yield layer
