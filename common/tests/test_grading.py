@@ -96,6 +96,18 @@ EQUAL = [
     ("x^2+1", "1+x^2"),
     (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"1 \pm \sqrt{5}", r"1\pm\sqrt{5}"),
+    (r"\frac{1}{2}", r"\frac12"),
+    (r"6\sqrt{2}", r"6\sqrt2"),
+    ("np.sqrt(2)", r"\sqrt{2}"),
+    ("3*np.sqrt(2)/(1+np.exp(1))", r"\frac{3\sqrt{2}}{1+e}"),
+    ("2*np.log(3)", r"2\ln 3"),
+    ("1/np.pi", r"\frac{1}{\pi}"),
+    ("x**2", "x^2"),
+    ("x**(1/2)", r"\sqrt{x}"),
+    ("2**-3", "0.125"),
+    ("2.5e-3", "0.0025"),
+    ("1e5", "100,000"),
+    ("073", "73"),
 ]
 
 DIFFERENT = [
@@ -111,7 +123,8 @@ DIFFERENT = [
     (r"\text{(C)}", "B"),
     (r"\text{even}", "neve"),
     (r"\text{even}", "odd"),
-    ("3", "np.sqrt(9)"),
+    ("3", "np.sqrt(8)"),
+    ("3", "os.getpid()"),
     ("3", "__import__('os').getpid()"),
     ("3", r"\frac{3}"),
     ("3", "}{"),
@@ -133,6 +146,112 @@ def test_a_comma_is_a_thousands_mark_only_where_the_gold_is_one_number():
     assert right("2125", "2,125")
     assert right("1,3", "3,1")
     assert not right("1,3", "13")
+
+
+# --- what the row says of its answer ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gold", "unit", "answer", "correct"),
+    [
+        ("45", "minute", "45", True),
+        ("45", "minute", "45 minutes", True),
+        ("45", "minute", r"45\text{ min.}", True),
+        ("8", "min", r"8\,\mathrm{min}", True),
+        ("8", "min", "9 minutes", False),
+        (r"\frac{41}{12}", "km", r"\frac{41}{12} \mathrm{~km}", True),
+        (r"\frac{600}{7}", "km/h", r"\frac{600}{7} \text{ km / h}", True),
+        ("166", "$cm^2$", r"166 \text{ cm}^{2}", True),
+        ("166", "$cm^2$", "166 cm^2", True),
+        ("4.2", "%", r"4.2\%", True),
+        ("4.2", "%", "4.2 percent", True),
+        (r"\frac{1}{2}", "%", r"\frac{1}{2}\%", True),
+        ("90", r"^{\circ}", r"90^\circ", True),
+        ("90", r"^{\circ}", "90°", True),
+        ("x+m", "m", "x+m", True),
+        ("x+m", "m", "x", False),
+    ],
+)
+def test_the_rows_own_unit_may_be_there_or_not(gold, unit, answer, correct):
+    assert grade(math(gold, metadata={"unit": unit}), f"\\boxed{{{answer}}}").correct is correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "metadata", "answer", "correct"),
+    [
+        ("4.2", {"tolerance": 0.1}, "4.25", True),
+        ("4.2", {"tolerance": 0.1}, "4.3", True),  # the bound itself, which binary fractions miss
+        ("4.2", {"tolerance": 0.1}, "4.31", False),
+        ("4.2", {"tolerance": 0.1}, r"\frac{17}{4}", True),
+        ("4.2", {"tolerance": 0.1}, r"x = 4.25", True),
+        ("4.2", {"tolerance": 0.1, "unit": "%"}, r"4.25\%", True),
+        ("4.2", {"tolerance": 0.1}, "x+4.2", False),
+        ("(4.2, 1)", {"tolerance": 0.1}, "(4.25, 1)", False),  # of numbers alone
+        ("4.2", {}, "4.25", False),
+        ("6.02e23", {"relative_tolerance": 0.01}, r"6.022 \times 10^{23}", True),
+        ("6.02e23", {"relative_tolerance": 0.01}, r"6.2 \times 10^{23}", False),
+        ("6.02e23", {}, r"6.022 \times 10^{23}", False),
+        ("1,4.2", {"tolerance": 0.1, "multiple_answers": True}, "4.15, 1.05", True),
+    ],
+)
+def test_a_tolerance_is_of_numbers_and_only_where_the_row_has_one(gold, metadata, answer, correct):
+    assert grade(math(gold, metadata=metadata), f"\\boxed{{{answer}}}").correct is correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "correct"),
+    [
+        ("1,3,5", "5, 1, 3", True),
+        ("1,3,5", "1,3,3,5", True),
+        ("1,3,5", "1,3", False),
+        ("1,3", "1,3,5", False),
+        ("-2,-2", "-2", True),
+        ("$69$,$84$", r"\{84, 69\}", True),
+        ("$69$,$84$", r"69 \text{ and } 84", True),
+        ("69,84", "(69, 84)", True),  # no tuples among the golds
+        ("2500,7500", "7,500, 2,500", True),
+        ("2500,7500", "2,500,7,501", False),
+        ("1,300", "1, 300", True),
+        ("$a=2$, $a=-6-4 \\sqrt{2}$", r"2, -6-4\sqrt2", True),
+        ("$f(x)=-1$,$f(x)=x+1$", "f(x)=x+1, f(x)=-1", True),
+        ("$f(x)=-1$,$f(x)=x+1$", "x+1, -1", True),
+        ("$f(x)=-1$,$f(x)=x+1$", "x+1, 1", False),
+        (r"$1$,$\frac{3 + \sqrt{21}}{2}$,$\frac{3 - \sqrt{21}}{2}$", r"1, \frac{3\pm\sqrt{21}}{2}", True),
+        ("$10^{100}$,$10^{1 / 100}$", r"10^{1/100},10^{100}", True),
+        ("(1,8,19), (2,7,13), (4,5,7)", "(4,5,7),(1,8,19),(2,7,13)", True),
+        ("(1,8,19), (2,7,13)", "(8,1,19),(2,7,13)", False),
+        ("(1,2)", "(2,1)", False),
+        (r"$(45^{\circ}, 60^{\circ}),(135^{\circ}, 60^{\circ})$", r"(135^\circ,60^\circ),(45^\circ,60^\circ)", True),
+    ],
+)
+def test_several_values_are_a_set_and_tuples_keep_their_order(gold, answer, correct):
+    problem = math(gold, metadata={"multiple_answers": True})
+    assert grade(problem, f"\\boxed{{{answer}}}").correct is correct
+    assert grade(problem, f"\\boxed{{{gold}}}").correct
+
+
+def test_very_many_values_are_refused_uncompared(monkeypatch):
+    monkeypatch.setattr(math_equality, "compare", refuse)
+    problem = math("x,y", metadata={"multiple_answers": True})
+    assert not grade(problem, f"\\boxed{{{','.join(str(i) for i in range(100))}}}").correct
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second", "same"),
+    [
+        ("math", "1/2", "0.5", True),
+        ("math", "1/2", "0.25", False),
+        ("math", "1,2", "2,1", True),
+        ("text", "Quarter to four.", "quarter to  four", True),
+        ("text", "3:45", "quarter to four", False),  # both right, but only the gold's aliases say so
+        ("bool", "yes", "no", False),
+        ("bool", "yes", "yes", True),
+    ],
+)
+def test_answers_are_compared_with_each_other_without_the_gold(kind, first, second, same):
+    gold, aliases = ("yes", ()) if kind == "bool" else ("3:45", ("quarter to four",) if kind == "text" else ())
+    problem = Problem(id="s/1", question="Q?", answer=gold, kind=kind, aliases=aliases)
+    assert grading.same_answer(problem, first, second) is same
 
 
 def test_an_alias_counts_as_the_gold():
@@ -164,7 +283,7 @@ def test_an_unknown_grader_names_those_there_are():
 # --- the worker process ----------------------------------------------------------------------------------------------
 
 
-def refuse(gold, prediction):
+def refuse(gold, prediction, *tolerance):
     raise AssertionError(f"{gold!r} and {prediction!r} went to the worker")
 
 
@@ -222,7 +341,7 @@ def test_a_pair_is_compared_once(monkeypatch):
     asked = []
 
     class Counting:
-        def compare(self, gold, prediction):
+        def compare(self, gold, prediction, absolute, relative):
             asked.append((gold, prediction))
             return "different"
 
@@ -277,7 +396,8 @@ def test_the_worker_imports_no_torch():
 
 def test_the_worker_answers_line_by_line():
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    requests = [{"gold": g, "prediction": p, "seconds": 20} for g, p in (("1/2", "0.5"), ("1/2", "\udc80"), ("1", "2"))]
+    rest = {"absolute": 0.0, "relative": 0.0, "seconds": 20}
+    requests = [{"gold": g, "prediction": p, **rest} for g, p in (("1/2", "0.5"), ("1/2", "\udc80"), ("1", "2"))]
     done = subprocess.run(
         [sys.executable, "-m", "thinker_common.evaluation.math_worker"],
         input="".join(json.dumps(request) + "\n" for request in requests),

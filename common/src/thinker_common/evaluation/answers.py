@@ -22,6 +22,7 @@ _THOUSANDS_MARK = re.compile(r"(?<=\d)(?:\\[,;:! ]|~|\{,\}|,\\!)(?=\d{3}(?!\d))"
 _GROUPED_NUMBER = re.compile(r"-?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![\w.])")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
+_SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 
 
@@ -58,15 +59,18 @@ def plain_word(text: str) -> str:
 def normalise_math(text: str) -> str:
     r"""A mathematical answer in a form that LaTeX parsers read as a reader would.
 
-    `$`, `\left`, `\right`, spacing commands and a final full stop go; `\dfrac` becomes `\frac`; `6.02e23` becomes
-    `6.02 \times 10^{23}` (parsers take e for Euler's number); a thousands mark written as a spacing command or `{,}`
-    goes (parsers read `1\,000` as 1 times 000); `1./3` becomes `1/3`, and `1.\overline{3}` a fraction (parsers stop at
-    the point).
+    `$`, `\left`, `\right`, spacing commands and a final full stop go; `\dfrac` becomes `\frac`, `\frac12` and `\sqrt2`
+    get their braces; `6.02e23` becomes `6.02 \times 10^{23}` (parsers take e for Euler's number); a thousands mark
+    written as a spacing command or `{,}` goes (parsers read `1\,000` as 1 times 000); `1./3` becomes `1/3`, and
+    `1.\overline{3}` a fraction (parsers stop at the point); `np.sqrt(2)` becomes `\sqrt{2}` and `x**2` `x^{2}`, as some
+    golds are written.
     """
-    text = text.translate(_TYPOGRAPHY).strip()
+    text = _python_to_latex(text.translate(_TYPOGRAPHY).strip())
     text = text.replace(r"\$", "").replace("$", "")
     text = re.sub(r"\\(?:left|right)(?:\s*\.|(?![A-Za-z]))", "", text)
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", text)
     text = _THOUSANDS_MARK.sub("", text)
     text = text.replace(r"\!", "").replace("{,}", ",")
     text = _SPACING.sub(" ", text)
@@ -82,6 +86,114 @@ def _fraction(repeating: re.Match[str]) -> str:
     whole, fixed, period = repeating.groups()
     numerator = int(whole + fixed + period) - int(whole + fixed or "0")
     return rf"\frac{{{numerator}}}{{{10 ** len(fixed) * (10 ** len(period) - 1)}}}"
+
+
+_PYTHON_NAME = re.compile(r"\b(?:np|numpy|math)\.(sqrt|exp|log10|log|sin|cos|tan|arcsin|arccos|arctan|pi)\b")
+_PYTHON_LATEX = {"log": r"\ln", "log10": r"\log_{10}"}
+
+
+def _python_to_latex(text: str) -> str:
+    r"""`3*np.sqrt(2)` is `3*\sqrt{2}` and `x**(1/2)` is `x^{(1/2)}`: spellings only, nothing is evaluated."""
+    text = re.sub(r"\*\*\s*([+-]?\w+(?:\.\d+)?)", r"^{\1}", text)
+    text = _enclose(text, re.compile(r"\*\*\s*(?=\()"), "^{(", ")}")
+    text = _PYTHON_NAME.sub(lambda found: _PYTHON_LATEX.get(found[1], rf"\{found[1]}") + " ", text)
+    return _enclose(text, re.compile(r"\\sqrt (?=\()"), r"\sqrt{", "}")
+
+
+def _enclose(text: str, before: re.Pattern[str], opening: str, closing: str) -> str:
+    """The parentheses that follow each match of `before`, and the match, replaced by `opening` and `closing`."""
+    while found := before.search(text):
+        depth, end = 0, found.end()
+        for end in range(found.end(), len(text)):
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            if depth == 0:
+                break
+        if depth != 0:
+            return text
+        inner = text[found.end() + 1 : end]
+        text = text[: found.start()] + opening + inner + closing + text[end + 1 :]
+    return text
+
+
+# Spellings of units that are one; the first of a row is enough to recognise the others.
+_UNIT_SPELLINGS = (
+    ("%", r"\%", "percent"),
+    (r"^\circ", "°", r"\degree", "degree", "deg"),
+    ("h", "hr", "hour"),
+    ("min", "minute"),
+    ("s", "sec", "second"),
+    ("m", "meter", "metre"),
+    ("cm", "centimeter", "centimetre"),
+    ("km", "kilometer", "kilometre"),
+)
+
+
+def without_unit(text: str, unit: str) -> str:
+    r"""The answer without `unit` at its end, however that is wrapped and spelled: `\frac{41}{12} \text{ km}`."""
+    unit = _bare(unit)
+    spellings = next((row for row in _UNIT_SPELLINGS if unit.removesuffix("s") in row or unit in row), (unit,))
+    bare = unwrap(text.translate(_TYPOGRAPHY)).replace("$", "").rstrip(" .")
+    for spelling in spellings:
+        # Braces and blanks may stand between any two characters: cm^{2}, km / h.
+        pattern = r"[\s{}]*".join(re.escape(character) for character in spelling)
+        found = re.search(rf"(?<=[\d}})\]\s,~])(?:\\[,;: ]|[\s~])*{pattern}s?[\s}}]*$", bare)
+        if found:
+            # A brace that the unit shares with what precedes it stays: \frac{1}{2}\%.
+            kept = bare[: found.start()]
+            return kept + "}" * max(0, kept.count("{") - kept.count("}"))
+    return text
+
+
+def _bare(unit: str) -> str:
+    return re.sub(r"[\s{}]", "", unwrap(unit.translate(_TYPOGRAPHY)).replace("$", "").replace(r"\ ", ""))
+
+
+_AND = re.compile(r",?\s*\\text(?:rm)?\s*\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+|\\quad|\\qquad|;", re.IGNORECASE)
+# x =, f(x) =, (x, y) =, x \in
+_NAMED = re.compile(r"(?:[A-Za-z](?:\([A-Za-z]\))?|\([A-Za-z](?:\s*,\s*[A-Za-z])*\))\s*(?:=|\\in(?![A-Za-z]))\s*")
+
+
+def elements(text: str, *, grouped: bool = False) -> list[str]:
+    r"""The values of an answer that holds several: `1,-2`, `\{1, -2\}`, `1 \text{ and } -2`, `x=1,-2`, `-1/2 \pm 3/2`.
+
+    Commas inside brackets do not separate: `(1,2),(3,4)` holds two pairs.
+
+    grouped: read `2,500` as one number, where there is no blank after the comma
+    """
+    text = re.sub(r"\\(?:left|right)(?![A-Za-z])", "", text.translate(_TYPOGRAPHY)).replace("$", "")
+    text = _AND.sub(",", text).strip()
+    if grouped:
+        text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    if named := _NAMED.match(text):
+        text = text[named.end() :]
+    if text.startswith(r"\{") and text.endswith(r"\}"):
+        text = text[2:-2]
+    parts = _split_at_commas(text)
+    signs = (("+", "-"), ("-", "+"))
+    return [
+        re.sub(r"\\pm(?![A-Za-z])", plus, re.sub(r"\\mp(?![A-Za-z])", minus, _NAMED.sub("", part.strip(), count=1)))
+        for part in parts
+        if part.strip()
+        for plus, minus in (signs if re.search(r"\\[pm][pm](?![A-Za-z])", part) else signs[:1])
+    ]
+
+
+def without_parentheses(text: str) -> str:
+    """What stands between the first and the last character where they are parentheses; otherwise the text."""
+    text = text.strip()
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else text
+
+
+def _split_at_commas(text: str) -> list[str]:
+    """The parts between commas that no bracket encloses; an interval may close with another kind of bracket."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def compact(text: str) -> str:

@@ -1,7 +1,8 @@
 r"""Is a response right? One rule a kind of problem, two graders.
 
-- `default`: the last `\boxed{}`; mathematics by string, then number, then math-verify, after light normalisation;
-  multiple choice by letter, where a response without a box may also end in "the answer is B".
+- `default`: the last `\boxed{}`; mathematics by string, then number, then math-verify, after light normalisation and
+  by what the row says of its answer (a unit, a tolerance, several values in any order); multiple choice by letter,
+  where a response without a box may also end in "the answer is B".
 - `generalthinker`: the rules of the code published with arXiv 2605.27934, kept with their weak spots so that figures
   can be compared: no fallback without a box, no repair of `6.02e23` or `1\,000`, letters up to J whatever the options,
   a label pattern that also eats the first letter of words such as "bank", `\boxed{\text{A}}` is wrong.
@@ -13,14 +14,16 @@ model wrote is ever evaluated as code.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ..benchmarks.boxed import last_boxed
 from ..benchmarks.problem import LETTERS, Problem
 from ..errors import SettingsError
 from . import answers, math_equality
 from .math_equality import Verdict
+from .math_worker import near
 
 Grader = Literal["default", "generalthinker"]
 GRADERS: tuple[str, ...] = get_args(Grader)
@@ -28,6 +31,8 @@ GRADERS: tuple[str, ...] = get_args(Grader)
 # A longer box is wrong unless it is the gold itself: parsing it would cost time, and Python refuses integers of more
 # than 4,300 digits.
 MAX_ANSWER_CHARACTERS = 2_000
+# Of an answer with several values; no gold has more than 16, and each pair may cost a comparison.
+MAX_ELEMENTS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +75,77 @@ def grade(problem: Problem, completion: str, *, grader: str = "default") -> Grad
         case "math":
             if not box:
                 return Grade(False, box is not None, None)
-            equality = _math_verdict_generalthinker if grader == "generalthinker" else _math_verdict
-            verdicts = {equality(gold, box) for gold in (problem.answer, *problem.aliases)}
+            if grader == "generalthinker":
+                verdicts = {_math_verdict_generalthinker(gold, box) for gold in (problem.answer, *problem.aliases)}
+            else:
+                verdicts = {_math_verdict(gold, box, problem.metadata) for gold in (problem.answer, *problem.aliases)}
             correct = "equal" in verdicts
             return Grade(correct, True, box, timed_out=not correct and "timed_out" in verdicts)
 
 
-def _math_verdict(gold: str, prediction: str) -> Verdict:
-    """Cheap and certain tests first; math-verify has the last word."""
+def same_answer(problem: Problem, first: str, second: str, *, grader: str = "default") -> bool:
+    """Whether two `Grade.extracted` of `problem` are one answer, by the grader's rules; the gold plays no part."""
+    if first == second:
+        return True
+    match problem.kind:
+        case "math" if grader == "generalthinker":
+            return _math_verdict_generalthinker(first, second) == "equal"
+        case "math":
+            return _math_verdict(first, second, problem.metadata) == "equal"
+        case "mcq" if grader == "generalthinker":  # a text where the published rules found no letter
+            return _gt_text(first) == _gt_text(second)
+        case "text":
+            return answers.plain_text(first) == answers.plain_text(second)
+        case _:
+            return False
+
+
+def _math_verdict(gold: str, prediction: str, metadata: Mapping[str, Any]) -> Verdict:
+    """Cheap and certain tests first; math-verify has the last word. `metadata`: of the problem, see `Problem`."""
     if len(prediction) > MAX_ANSWER_CHARACTERS:
         return "equal" if prediction.strip() == gold.strip() else "different"
     if (word := answers.words(gold)) is not None:
         return "equal" if answers.plain_word(prediction) == word else "different"
+    unit = metadata.get("unit") or ""
+    tolerance = Tolerance(metadata.get("tolerance") or 0.0, metadata.get("relative_tolerance") or 0.0)
+    if metadata.get("multiple_answers"):
+        golds = answers.elements(gold)
+        if not any(value.startswith("(") for value in golds):  # no tuples, so (1, 2) is two numbers
+            prediction = answers.without_parentheses(prediction)
+        verdict = _set_verdict(golds, answers.elements(prediction), unit, tolerance)
+        if verdict == "different" and (grouped := answers.elements(prediction, grouped=True)):
+            verdict = _set_verdict(golds, grouped, unit, tolerance)
+        return verdict
+    return _value_verdict(gold, prediction, unit, tolerance)
+
+
+class Tolerance(NamedTuple):
+    """How far a number may be from the gold and still count: as a number, and as a share of the gold."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+
+def _set_verdict(golds: list[str], predictions: list[str], unit: str, tolerance: Tolerance) -> Verdict:
+    """Each gold is among the predictions and each prediction among the golds; order and repeats do not count."""
+    if len(predictions) > MAX_ELEMENTS:
+        return "different"
+    timed_out = False
+    unmatched = set(range(len(predictions)))
+    for gold in golds:
+        verdicts = [_value_verdict(gold, prediction, unit, tolerance) for prediction in predictions]
+        unmatched -= {index for index, verdict in enumerate(verdicts) if verdict == "equal"}
+        timed_out |= "timed_out" in verdicts
+        if "equal" not in verdicts:
+            return "timed_out" if timed_out else "different"
+    if unmatched:
+        return "timed_out" if timed_out else "different"
+    return "equal"
+
+
+def _value_verdict(gold: str, prediction: str, unit: str, tolerance: Tolerance) -> Verdict:
+    if unit:
+        gold, prediction = answers.without_unit(gold, unit), answers.without_unit(prediction, unit)
     gold, prediction = answers.normalise_math(gold), answers.normalise_math(prediction)
     if answers.compact(answers.unwrap(gold)) == answers.compact(answers.unwrap(prediction)):
         return "equal"
@@ -90,9 +154,11 @@ def _math_verdict(gold: str, prediction: str) -> Verdict:
     if gold_number is not None and prediction_number is not None:
         if gold_number == prediction_number:
             return "equal"
+        if any(tolerance):
+            return "equal" if near(float(gold_number), float(prediction_number), *tolerance) else "different"
         if gold_number == int(gold_number) and prediction_number == int(prediction_number):
             return "different"
-    return math_equality.compare(gold, prediction)
+    return math_equality.compare(gold, prediction, *tolerance)
 
 
 def _math_verdict_generalthinker(gold: str, prediction: str) -> Verdict:

@@ -38,13 +38,21 @@ class MathVerifier:
         self._worker: subprocess.Popen[str] | None = None
         self._replies: queue.Queue[str] = queue.Queue()
 
-    def compare(self, gold: str, prediction: str) -> Verdict:
+    def compare(self, gold: str, prediction: str, absolute: float = 0.0, relative: float = 0.0) -> Verdict:
         """Whether `prediction` is the same value as `gold`, both LaTeX without delimiters.
+
+        absolute, relative: how far a number may be from the gold, the latter as a share of it
 
         "timed_out": no verdict within the limit, or the worker died of the attempt (memory).
         Raises UserError when math-verify does not work in this installation.
         """
-        request = {"gold": gold, "prediction": prediction, "seconds": round(self.time_limit) + 10}
+        request = {
+            "gold": gold,
+            "prediction": prediction,
+            "absolute": absolute,
+            "relative": relative,
+            "seconds": round(self.time_limit) + 10,
+        }
         with self._lock:
             if self._worker is None or self._worker.poll() is not None:
                 self._start()
@@ -125,6 +133,6 @@ def self_test() -> None:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def compare(gold: str, prediction: str) -> Verdict:
+def compare(gold: str, prediction: str, absolute: float = 0.0, relative: float = 0.0) -> Verdict:
     """`MathVerifier.compare` with this process's own worker; a pair is compared once."""
-    return _verifier_of(os.getpid()).compare(gold, prediction)
+    return _verifier_of(os.getpid()).compare(gold, prediction, absolute, relative)

@@ -50,12 +50,19 @@ class Comparer:
             ExprExtractionConfig(),
         ]
 
-    def equal(self, gold: str, prediction: str) -> bool:
-        """Whether the two are one value. Neither side falls back to its raw string; gold first, it is not symmetric."""
+    def equal(self, gold: str, prediction: str, absolute: float = 0.0, relative: float = 0.0) -> bool:
+        """Whether the two are one value. Neither side falls back to its raw string; gold first, it is not symmetric.
+
+        absolute, relative: how far a number may be from the gold (the latter as a share of it) and still count
+        """
         gold_values = self._parse(gold, self.gold_forms)
         prediction_values = self._parse(prediction, self.prediction_forms)
         if not gold_values or not prediction_values:
             return False
+        if absolute or relative:
+            numbers = [(_number(g), _number(p)) for g in gold_values for p in prediction_values]
+            if any(g is not None and p is not None and near(g, p, absolute, relative) for g, p in numbers):
+                return True
         return self.math_verify.verify(
             gold_values, prediction_values, float_rounding=6, numeric_precision=15, strict=True, timeout_seconds=None
         )
@@ -66,8 +73,27 @@ class Comparer:
         )
 
 
+def near(gold: float, number: float, absolute: float, relative: float) -> bool:
+    """Within the tolerance, the bound itself included whatever binary fractions make of it."""
+    return abs(number - gold) <= max(absolute, relative * abs(gold)) * (1 + 1e-9)
+
+
+def _number(value: Any) -> float | None:
+    """The value of a real number, of a relation such as x = 5, or of a set of one; None for anything else."""
+    import sympy
+
+    if isinstance(value, sympy.Eq):
+        value = value.rhs
+    if isinstance(value, sympy.FiniteSet) and len(value) == 1:
+        [value] = value
+    return float(value) if isinstance(value, sympy.Expr) and value.is_number and value.is_real else None
+
+
 def serve(requests: TextIO, replies: TextIO) -> None:
-    """Answer each `{"gold", "prediction", "seconds"}` with `{"equal": bool}`; a first line says whether it works."""
+    """Answer each `{"gold", "prediction", "absolute", "relative", "seconds"}` with `{"equal": bool}`.
+
+    A first line says whether math-verify works at all.
+    """
 
     def reply(**fields: Any) -> None:
         print(json.dumps(fields), file=replies, flush=True)
@@ -83,7 +109,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         if POSIX:
             signal.alarm(request["seconds"])
         try:
-            equal = comparer.equal(request["gold"], request["prediction"])
+            equal = comparer.equal(request["gold"], request["prediction"], request["absolute"], request["relative"])
         except Exception:  # whatever the algebra system throws at a text nobody has checked
             equal = False
         if POSIX:
