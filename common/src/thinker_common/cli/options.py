@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,6 +43,10 @@ BatchTokens = Annotated[
     int,
     typer.Option("--max-tokens-per-batch", min=1, metavar="N", help="Tokens in a batch; lower it if memory runs out."),
 ]
+BenchmarkOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="An option of the benchmark's own, see `benchmarks show`."),
+]
 
 
 def column_mapping(columns: Sequence[str]) -> dict[str, str]:
@@ -54,3 +58,16 @@ def column_mapping(columns: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--column {column}: write FIELD=NAME, for example question=prompt")
         mapping[field] = theirs
     return mapping
+
+
+def benchmark_options(options: Sequence[str]) -> dict[str, Any]:
+    """Name -> value, from the values of `--option NAME=VALUE`, which are YAML. UserError for one without `=`."""
+    from ..training.plain_yaml import parse_yaml
+
+    parsed = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not (name and equals):
+            raise UserError(f"--option {option}: write NAME=VALUE, for example option_seed=1")
+        parsed[name] = parse_yaml(value, f"--option {option}")
+    return parsed
