@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from generalthinker.rewards import group_advantages, reward_responses
+from generalthinker.rewards import group_advantages, leave_one_out_advantages, probability_gain, reward_responses
 
 GOOD = [-1.0, -2.0, -3.0, -6.0]
 
@@ -78,3 +78,25 @@ def test_one_malformed_response_dominates_a_good_group_under_floor_only() -> Non
         advantages, _ = group_advantages(r, 4, min_group_std=0.0)
         spread[malformed] = (advantages[0] - advantages[1]).item()
     assert spread["floor"] < 0.1 < 0.5 < spread["below_worst"]
+
+
+def test_leave_one_out_baseline_by_hand() -> None:
+    advantages = leave_one_out_advantages(torch.tensor([0.1, 0.4, 0.7, 0.9, 0.9, 0.9]), 3)
+    expected = [0.1 - 0.55, 0.4 - 0.4, 0.7 - 0.25, 0.0, 0.0, 0.0]
+    torch.testing.assert_close(advantages, torch.tensor(expected))
+
+
+def test_leave_one_out_is_the_centred_reward_times_g_over_g_minus_one() -> None:
+    rewards_B = torch.rand(12, generator=torch.Generator().manual_seed(0))
+    centred = rewards_B.view(-1, 4) - rewards_B.view(-1, 4).mean(1, keepdim=True)
+    torch.testing.assert_close(leave_one_out_advantages(rewards_B, 4), (centred * 4 / 3).view(-1))
+
+
+def test_leave_one_out_without_excluded_responses() -> None:
+    advantages = leave_one_out_advantages(torch.tensor([0.2, torch.nan, 0.8, torch.nan, 0.5, torch.nan]), 3)
+    torch.testing.assert_close(advantages, torch.tensor([-0.6, 0.0, 0.6, 0.0, 0.0, 0.0]))
+
+
+def test_probability_gain_is_floored_at_zero() -> None:
+    gain = probability_gain(torch.tensor([0.9, 0.2]), torch.tensor([0.3, 0.5]))
+    torch.testing.assert_close(gain, torch.tensor([0.6, 0.0]))

@@ -21,6 +21,7 @@ from thinker_common.training.run_folder import new_output as new_output
 
 # Exported name -> module of the base, and the name in it; without one, the module itself.
 _LAZY = {
+    "AnswerScore": "likelihood.scorer:AnswerScore",
     "AnswerScorer": "likelihood.scorer:AnswerScorer",
     "BoxSplit": "likelihood.boundary:BoxSplit",
     "COLUMNS": "evaluation.table:COLUMNS",
@@ -35,6 +36,7 @@ _LAZY = {
     "Texts": "evaluation.report:Texts",
     "TokenHeat": "evaluation.report:TokenHeat",
     "add_lora": "models.adapters:add_lora",
+    "call_through": "training.forward:call_through",
     "cells": "evaluation.table:cells",
     "chat": "models.chat",
     "check_arguments": "training.settings:check_arguments",
@@ -55,6 +57,7 @@ _LAZY = {
     "split_response": "likelihood.boundary:split_response",
     "terminal_table": "evaluation.table:terminal_table",
     "to_yaml": "training.settings:to_yaml",
+    "token_budget_batches": "likelihood.batching:token_budget_batches",
     "token_logprobs": "likelihood.logprobs:token_logprobs",
     "write_report": "evaluation.report:write_report",
 }
@@ -81,10 +84,12 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.table import cells as cells
     from thinker_common.evaluation.table import sentence as sentence
     from thinker_common.evaluation.table import terminal_table as terminal_table
+    from thinker_common.likelihood.batching import token_budget_batches as token_budget_batches
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
     from thinker_common.likelihood.boundary import encode_answer as encode_answer
     from thinker_common.likelihood.boundary import split_response as split_response
     from thinker_common.likelihood.logprobs import token_logprobs as token_logprobs
+    from thinker_common.likelihood.scorer import AnswerScore as AnswerScore
     from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
     from thinker_common.models import chat as chat
@@ -93,6 +98,7 @@ if TYPE_CHECKING:
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import sections as sections
+    from thinker_common.training.forward import call_through as call_through
     from thinker_common.training.settings import check_arguments as check_arguments
     from thinker_common.training.settings import load_settings as load_settings
     from thinker_common.training.settings import to_yaml as to_yaml

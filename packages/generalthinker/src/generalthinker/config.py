@@ -69,16 +69,24 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 class MethodSettings:
     """The method's own settings: reward, token credit, prompts."""
 
-    reward: Literal["likelihood"] = "likelihood"
-    credit: Literal["none", "controlled"] = "controlled"
+    reward: Literal["likelihood", "binary", "mean_probability", "probability"] = "likelihood"
+    credit: Literal["none", "additive", "clipped", "direction_preserving", "controlled", "projection", "rlsd"] = (
+        "controlled"
+    )
     credit_strength: float = 0.1  # lambda: how far a token's advantage may move from the response's, relative to it
+    credit_base: Literal["reference", "current"] | None = None  # pi_base; null: the rule's own, see `base_policy`
+    credit_control: Literal["none", "shuffle", "reverse"] = "none"  # controls: the credit at random tokens, or negated
     token_clip: float = 2.0  # eps_tok, in standard deviations of the response's own log-ratios
+    entropy_gate: float | None = None  # modulate only this share of the reasoning tokens, those of highest entropy
+    rlsd_mix: float = 0.5  # l of `rlsd` at the first step, falling to 0 ...
+    rlsd_steps: int = 50  # ... over this many optimiser steps
+    rlsd_clip: float = 0.2  # e of `rlsd`
     conditioning: Literal["user", "assistant"] = "user"  # where x+ shows the answer (paper: user turn)
     closing: Literal["prefix_mass", "token", "none"] = "prefix_mass"  # how the brace that ends the answer is scored
     malformed: Literal["floor", "below_worst", "exclude"] = "floor"
-    malformed_reward: float = -30.0  # nats, under `floor`
-    malformed_margin: float = 1.0  # nats, under `below_worst`
-    min_group_std: float = 0.0  # nats; a group of rewards that differ less gets no advantage
+    malformed_reward: float | None = None  # under `floor`; null: -30 nats for `likelihood`, 0 for probabilities
+    malformed_margin: float = 1.0  # under `below_worst`, in the reward's unit
+    min_group_std: float = 0.0  # in the reward's unit; a group of rewards that differ less gets no advantage
     answers: Literal["reference", "wrong"] = (
         "reference"  # wrong: the control, another problem's answer for every prompt
     )
@@ -91,6 +99,14 @@ class MethodSettings:
             raise SettingsError(f"credit_strength = {self.credit_strength}: expected a number from 0 to below 1")
         if not self.token_clip > 0:
             raise SettingsError(f"token_clip = {self.token_clip}: expected a number above 0")
+        if self.entropy_gate is not None and not 0 < self.entropy_gate <= 1:
+            raise SettingsError(f"entropy_gate = {self.entropy_gate}: expected a share above 0 and at most 1, or null")
+        if not 0 <= self.rlsd_mix <= 1:
+            raise SettingsError(f"rlsd_mix = {self.rlsd_mix}: expected a number from 0 to 1")
+        if self.rlsd_steps < 1:
+            raise SettingsError(f"rlsd_steps = {self.rlsd_steps}: expected at least 1")
+        if not 0 <= self.rlsd_clip < 1:
+            raise SettingsError(f"rlsd_clip = {self.rlsd_clip}: expected a number from 0 to below 1")
         if not self.malformed_margin >= 0:
             raise SettingsError(f"malformed_margin = {self.malformed_margin}: expected a number of at least 0")
         if not self.min_group_std >= 0:
@@ -107,6 +123,20 @@ class MethodSettings:
             raise SettingsError(
                 f"conditioned_template = {self.conditioned_template!r}: expected a text with {{answer}} in it"
             )
+
+    @property
+    def base_policy(self) -> Literal["reference", "current"]:
+        """pi_base of the credit: the frozen reference for the paper's rules, the current policy for the others."""
+        if self.credit_base is not None:
+            return self.credit_base
+        return "current" if self.credit in ("projection", "rlsd") else "reference"
+
+    @property
+    def floor(self) -> float:
+        """The reward of a malformed response under `malformed: floor`."""
+        if self.malformed_reward is not None:
+            return self.malformed_reward
+        return -30.0 if self.reward == "likelihood" else 0.0
 
 
 @dataclass

@@ -79,6 +79,19 @@ def training_row(problem: Problem, answer: str, method: MethodSettings) -> dict[
     }
 
 
+def graded_problems(problems: Sequence[Problem], rows: Dataset) -> dict[str, Problem]:
+    """By id, the problems with the answer that training takes for right: their own, or the control's wrong one."""
+    return {
+        problem.id: problem if row["answer"] == problem.target() else _with_answer(problem, row["answer"])
+        for problem, row in zip(problems, rows, strict=True)
+    }
+
+
+def _with_answer(problem: Problem, target: str) -> Problem:
+    answer = target.partition(".")[0] if problem.kind == "mcq" else target
+    return replace(problem, answer=answer, aliases=())
+
+
 DRAWS = 100
 
 

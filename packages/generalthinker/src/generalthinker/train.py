@@ -28,7 +28,7 @@ from ._common import (
 from .arguments import planned_steps, training_arguments, weights_dtype
 from .callbacks import MetricsCallback, ValidationCallback
 from .config import Settings
-from .data import check_evaluation_room, check_room, hold_out, load_problems, training_rows
+from .data import check_evaluation_room, check_room, graded_problems, hold_out, load_problems, training_rows
 from .evaluations import compare_before_after, evaluate_all, load_evaluations
 from .inspect import token_texts
 from .report import write_run_report
@@ -99,6 +99,7 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
             method=settings.method,
             train_dataset=rows,
             processing_class=tokenizer,
+            problems=graded_problems(problems.problems, rows),
             chat_template=settings.model.chat_template,
             callbacks=[metrics],
         )

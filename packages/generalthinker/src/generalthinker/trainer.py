@@ -6,43 +6,40 @@ ids and run the head on response tokens only (`_get_per_token_logps_and_entropie
 this package overrides or calls stands in this file; `tests/test_trl_contract.py` names each with its signature.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
-from ._common import AnswerScorer, BoxSplit, ScoringItem, SettingsError, chat, split_response, token_logprobs
+from . import credit as credits
+from . import metrics
+from ._common import (
+    AnswerScore,
+    AnswerScorer,
+    Problem,
+    ScoringItem,
+    SettingsError,
+    call_through,
+    chat,
+    grade,
+    split_response,
+    token_budget_batches,
+    token_logprobs,
+)
 from .config import MethodSettings
-from .credit import controlled
-from .rewards import group_advantages, reward_responses
+from .rewards import group_advantages, leave_one_out_advantages, probability_gain, reward_responses
+from .rollout import Rollout, TokenIds, loss_mask, pad, reasoning_mask, whole_mask
 
-# B responses of a rollout (the G of one prompt stand together), P prompt tokens (padded on the left), T response tokens
-# (padded on the right)
-
-TokenIds = Sequence[int]
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Sampled responses as token ids, and what the method needs of each."""
-
-    prompts: Sequence[TokenIds]
-    responses: Sequence[TokenIds]
-    splits: list[BoxSplit]
-    truncated: list[bool]
-
-    @property
-    def well_formed(self) -> list[bool]:
-        return [split.well_formed for split in self.splits]
+# B responses of this process's rollout (the G of one prompt stand together), W those of all processes, P prompt tokens
+# (padded on the left), T response tokens (padded on the right)
 
 
 def check_one_process(args: GRPOConfig) -> None:
@@ -59,10 +56,15 @@ def check_combination(args: GRPOConfig, method: MethodSettings, problems: int) -
     if args.use_vllm:
         raise SettingsError("training.use_vllm = true: rollouts come from transformers in this version")
     check_one_process(args)
-    if method.credit != "none" and args.beta == 0.0:
+    if method.credit != "none" and method.base_policy == "reference" and args.beta == 0.0:
         raise SettingsError(
             f"method.credit = {method.credit!r} compares with the reference policy, which training.beta = 0 leaves "
-            "out: set training.beta above 0"
+            "out: set training.beta above 0, or method.credit_base to current"
+        )
+    if method.reward == "probability" and method.malformed == "below_worst":
+        raise SettingsError(
+            "method.malformed = 'below_worst' would give probabilities below 0: use floor or exclude with "
+            "method.reward = probability"
         )
     prompts = args.generation_batch_size // args.num_generations
     if problems < prompts:
@@ -80,9 +82,11 @@ class GeneralThinkerTrainer(GRPOTrainer):
             again, at the revision in `args.model_init_kwargs`, or switches the adapter off.
         args: TRL's configuration; `beta`, `num_generations`, `num_iterations`, ... mean what they mean in TRL.
         method: reward, credit and prompts.
-        train_dataset: columns `prompt` (what the user says), `conditioned_prompt` (the same with the answer shown),
-            `assistant_prefix` (how the answer-conditioned response begins), `answer`: see `data.training_rows`.
+        train_dataset: columns `id`, `prompt` (what the user says), `conditioned_prompt` (the same with the answer
+            shown), `assistant_prefix` (how the answer-conditioned response begins), `answer`: see
+            `data.training_rows`.
         processing_class: the tokenizer.
+        problems: by the rows' ids, with the answers that count as right; `reward: binary` grades by them.
         chat_template: auto | none | path, see `chat.render_prompt`.
 
     Raises:
@@ -99,16 +103,20 @@ class GeneralThinkerTrainer(GRPOTrainer):
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
         *,
+        problems: Mapping[str, Problem] | None = None,
         chat_template: str = "auto",
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         check_combination(args, method, len(train_dataset))
+        assert method.reward != "binary" or problems is not None, "a binary reward grades by the problems"
         self.method = method
         self.chat_template_setting = chat_template
         self.last_credit: list[tuple[TokenIds, list[float]]] = []  # responses of the newest rollout and their weights
+        self._problems = problems or {}
+        self._shuffling = torch.Generator().manual_seed(args.seed)  # of `credit_control: shuffle`
         super().__init__(
             model=model,
-            reward_funcs=_answer_likelihood,
+            reward_funcs=_reward,
             args=args,
             train_dataset=train_dataset,
             processing_class=processing_class,
@@ -128,54 +136,52 @@ class GeneralThinkerTrainer(GRPOTrainer):
 
     # ------------------------------------------------------------------------------------------------ rollout to batch
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """One rollout: sample, reward, advantages, token credit. Returns the batch that TRL's loss works on."""
-        group_size = self.num_generations
         rollout = self._sample(inputs)
-        answers = [row["answer"] for row in inputs]
+        modulated = self.method.credit != "none"
+        needs_current = modulated and (self.method.base_policy == "current" or self.method.entropy_gate is not None)
 
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             with self.accelerator.autocast():
-                answer_logprobs_B = self._answer_logprobs(rollout, answers)
-            old_logprobs_BT = None if self._on_policy() else self._response_logprobs(self.model, rollout)
+                items = self._scoring_items(rollout, inputs)
+                answer_scores = self._score_answers(items)
+                scores_B = self._reward_scores(rollout, inputs, answer_scores)
+            current_BT = entropies_BT = None
+            if needs_current or not self._on_policy():
+                current_BT, entropies_BT = self._response_logprobs_and_entropies(self.model, rollout)
             reference_BT = self._reference_logprobs(rollout) if self.beta != 0.0 else None
             conditioned_BT = None
-            if self.method.credit != "none":
+            if modulated:
                 conditioned_BT = self._response_logprobs(self.model, self._conditioned(rollout, inputs))
 
-        well_formed_B = torch.tensor(rollout.well_formed, device=answer_logprobs_B.device)
-        rewards_B = reward_responses(
-            answer_logprobs_B,
-            well_formed_B,
-            group_size,
-            malformed=self.method.malformed,
-            floor=self.method.malformed_reward,
-            margin=self.method.malformed_margin,
-        )
-        advantages_B, group_std = group_advantages(rewards_B, group_size, min_group_std=self.method.min_group_std)
-
+        rewards_B, advantages_B = self._advantages(rollout, scores_B, answer_scores)
         batch = self._batch(rollout)
-        reasoning_BT = self._reasoning_mask(rollout) & well_formed_B.unsqueeze(1)
-        batch["tool_mask"] = self._loss_mask(rollout, reasoning_BT)  # TRL: tokens of the loss; attention keeps them all
-        batch["advantages"] = advantages_B.unsqueeze(1) * batch["tool_mask"]
-        if conditioned_BT is not None and reference_BT is not None:
-            s_BT = conditioned_BT - reference_BT
-            credit = controlled(
-                s_BT,
-                reasoning_BT,
-                advantages_B,
-                strength=self.method.credit_strength,
-                token_clip=self.method.token_clip,
-            )
-            batch["advantages"] = torch.where(reasoning_BT, credit.advantages_BT, batch["advantages"])
-            self._log_credit(s_BT, credit.weights_BT, credit.clipped_BT, reasoning_BT, advantages_B, batch)
-            self.last_credit = list(zip(rollout.responses, credit.weights_BT.tolist(), strict=True))
-        if old_logprobs_BT is not None:
-            batch["old_per_token_logps"] = old_logprobs_BT
+        if not self._on_policy():
+            batch["old_per_token_logps"] = current_BT
         if reference_BT is not None:
             batch["ref_per_token_logps"] = reference_BT
-        batch["num_items_in_batch"] = (batch["completion_mask"] * batch["tool_mask"]).sum()
-        self._log_rollout(inputs, rollout, answer_logprobs_B, rewards_B, advantages_B, group_std)
+        reasoning_BT = reasoning_mask(rollout).to(advantages_B.device)
+        covered_BT = (
+            whole_mask(rollout) if self.method.reward == "binary" else loss_mask(rollout, self.method.malformed)
+        )
+        batch["tool_mask"] = covered_BT.to(advantages_B.device)  # TRL: tokens of the loss; attention keeps them all
+        batch["advantages"] = advantages_B.unsqueeze(1) * batch["tool_mask"]
+        if conditioned_BT is not None:
+            base_BT = current_BT if self.method.base_policy == "current" else reference_BT
+            assert base_BT is not None, "check_combination wants the base policy's log-probabilities to be there"
+            credited_BT = self._gate(reasoning_BT, entropies_BT)
+            s_BT = self._control(conditioned_BT - base_BT, credited_BT)
+            credit = self._credit(s_BT, credited_BT, advantages_B)
+            batch["advantages"] = torch.where(credited_BT, credit.advantages_BT, batch["advantages"])
+            self._log_credit(s_BT, credit, credited_BT, advantages_B)
+            self.last_credit = list(zip(rollout.responses, credit.weights_BT.tolist(), strict=True))
+        if self.method.reward == "probability":
+            batch["answer_items"] = items
+            batch["answer_weights"] = scores_B
+        tokens = (batch["completion_mask"] * batch["tool_mask"]).sum()
+        batch["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
+        self._log_completions(inputs, rollout, rewards_B, advantages_B)
         return batch
 
     def _send_telemetry(self) -> None:
@@ -200,36 +206,161 @@ class GeneralThinkerTrainer(GRPOTrainer):
 
     def _conditioned(self, rollout: Rollout, inputs: list[dict[str, Any]]) -> Rollout:
         """The same responses behind the prompts that show the answer."""
-        prompts = [
-            chat.render_prompt(
-                self.processing_class,
-                row["conditioned_prompt"],
-                chat_template=self.chat_template_setting,
-                assistant_prefix=row["assistant_prefix"],
-            )
-            for row in inputs
-        ]
-        return Rollout(prompts, rollout.responses, rollout.splits, rollout.truncated)
-
-    def _answer_logprobs(self, rollout: Rollout, answers: list[str]) -> Tensor:
-        """log pi(a* | x, y_R) of every response (B,), 0 where the response is malformed."""
-        scored = [index for index, ok in enumerate(rollout.well_formed) if ok]
-        scores = self.scorer.score(
+        return rollout.behind(
             [
-                ScoringItem(
-                    prompt=rollout.prompts[index],
-                    reasoning=rollout.responses[index][: rollout.splits[index].reasoning_length],
-                    answer=answers[index],
-                    suffix="}",
-                    opening=rollout.splits[index].opening,
+                chat.render_prompt(
+                    self.processing_class,
+                    row["conditioned_prompt"],
+                    chat_template=self.chat_template_setting,
+                    assistant_prefix=row["assistant_prefix"],
                 )
-                for index in scored
+                for row in inputs
             ]
         )
-        logprobs_B = torch.zeros(len(answers), device=self.accelerator.device)
-        for index, score in zip(scored, scores, strict=True):
-            logprobs_B[index] = score.sum
-        return logprobs_B
+
+    # ------------------------------------------------------------------------------------------------ reward
+
+    def _scoring_items(self, rollout: Rollout, inputs: list[dict[str, Any]]) -> list[ScoringItem | None]:
+        """What log pi(a* | x, y_R) is asked of, per response; None where the response is malformed."""
+        return [
+            ScoringItem(
+                prompt=rollout.prompts[index],
+                reasoning=rollout.reasoning_ids(index),
+                answer=row["answer"],
+                suffix="}",
+                opening=rollout.splits[index].opening,
+            )
+            if rollout.splits[index].well_formed
+            else None
+            for index, row in enumerate(inputs)
+        ]
+
+    def _score_answers(self, items: Sequence[ScoringItem | None]) -> list[AnswerScore | None]:
+        scores = iter(self.scorer.score([item for item in items if item is not None]))
+        return [None if item is None else next(scores) for item in items]
+
+    def _reward_scores(
+        self, rollout: Rollout, inputs: list[dict[str, Any]], answer_scores: Sequence[AnswerScore | None]
+    ) -> Tensor:
+        """The score that the reward of each response is made of (B,); 0 where it is malformed."""
+        match self.method.reward:
+            case "binary":
+                texts = self._tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
+                values = [
+                    float(grade(self._problems[row["id"]], text).correct)
+                    for row, text in zip(inputs, texts, strict=True)
+                ]
+            case "likelihood":
+                values = [0.0 if score is None else score.sum for score in answer_scores]
+            case "probability":
+                values = [0.0 if score is None else score.probability for score in answer_scores]
+            case "mean_probability":
+                with_reasoning = [0.0 if score is None else score.mean_probability for score in answer_scores]
+                without = self._without_reasoning(rollout, inputs)
+                gain_B = probability_gain(torch.tensor(with_reasoning), torch.tensor(without))
+                values = gain_B.tolist()
+        return torch.tensor(values, device=self.accelerator.device)
+
+    def _without_reasoning(self, rollout: Rollout, inputs: list[dict[str, Any]]) -> list[float]:
+        r"""mean_t pi(a*_t | x, ..) of every response's prompt, with the box opened at once; one score a prompt."""
+        asked = {(tuple(prompt), row["answer"]): None for prompt, row in zip(rollout.prompts, inputs, strict=True)}
+        scores = self.scorer.score([ScoringItem(prompt, r"\boxed{", answer, "}") for prompt, answer in asked])
+        found = dict(zip(asked, (score.mean_probability for score in scores), strict=True))
+        return [found[tuple(prompt), row["answer"]] for prompt, row in zip(rollout.prompts, inputs, strict=True)]
+
+    def _advantages(
+        self, rollout: Rollout, scores_B: Tensor, answer_scores: Sequence[AnswerScore | None]
+    ) -> tuple[Tensor, Tensor]:
+        """(rewards_B, advantages_B). Groups are taken over all processes, since two may share one."""
+        method, group_size = self.method, self.num_generations
+        answer_logprobs = [torch.nan if score is None else score.sum for score in answer_scores]
+        local = torch.tensor(
+            [rollout.well_formed, rollout.boxed, rollout.truncated, answer_logprobs], device=scores_B.device
+        )
+        scores_W, facts_W4 = self.accelerator.gather((scores_B, local.T.contiguous()))
+        well_formed_W, boxed_W, truncated_W = facts_W4[:, :3].bool().T
+        rewards_W = scores_W
+        if method.reward != "binary":  # a verifier judges every response
+            rewards_W = reward_responses(
+                scores_W,
+                well_formed_W,
+                group_size,
+                malformed=method.malformed,
+                floor=method.floor,
+                margin=method.malformed_margin,
+            )
+        advantages_W, group_std = group_advantages(rewards_W, group_size, min_group_std=method.min_group_std)
+        if method.reward == "probability":
+            advantages_W = leave_one_out_advantages(rewards_W, group_size)
+        self._record(
+            metrics.rollout_statistics(
+                rewards_W,
+                facts_W4[:, 3],
+                well_formed_W,
+                boxed_W,
+                truncated_W,
+                advantages_W,
+                group_std,
+                min_group_std=method.min_group_std,
+            )
+        )
+        start = self.accelerator.process_index * len(scores_B)
+        own = slice(start, start + len(scores_B))
+        return rewards_W[own], advantages_W[own]
+
+    # ------------------------------------------------------------------------------------------------ credit
+
+    def _gate(self, reasoning_BT: Tensor, entropies_BT: Tensor | None) -> Tensor:
+        """The tokens whose advantage is modulated: the reasoning, or its share of highest entropy."""
+        if self.method.entropy_gate is None:
+            return reasoning_BT
+        assert entropies_BT is not None
+        entropies_N = self._of_all_processes(entropies_BT[reasoning_BT])
+        if not len(entropies_N):
+            return reasoning_BT
+        threshold = torch.quantile(entropies_N.double(), 1 - self.method.entropy_gate)
+        return credits.high_entropy_tokens(entropies_BT, reasoning_BT, threshold)
+
+    def _control(self, s_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        match self.method.credit_control:
+            case "none":
+                return s_BT
+            case "shuffle":
+                return credits.shuffle(s_BT, mask_BT, self._shuffling)
+            case "reverse":
+                return credits.reverse(s_BT)
+
+    def _credit(self, s_BT: Tensor, mask_BT: Tensor, advantages_B: Tensor) -> credits.TokenCredit:
+        method = self.method
+        arguments = (s_BT, mask_BT, advantages_B)
+        match method.credit:
+            case "additive":
+                return credits.additive(*arguments, strength=method.credit_strength)
+            case "clipped":
+                return credits.additive(*arguments, strength=method.credit_strength, token_clip=method.token_clip)
+            case "direction_preserving":
+                return credits.controlled(*arguments, strength=method.credit_strength, token_clip=None)
+            case "controlled":
+                return credits.controlled(*arguments, strength=method.credit_strength, token_clip=method.token_clip)
+            case "projection":
+                squares, count = self.accelerator.reduce(credits.squared_deviations(s_BT, mask_BT), reduction="sum")
+                batch_std = (squares / count.clamp(min=1)).sqrt().to(s_BT.dtype)
+                return credits.projection(*arguments, strength=method.credit_strength, batch_std=batch_std)
+            case "rlsd":
+                mix = credits.rlsd_mix(self.state.global_step, start=method.rlsd_mix, steps=method.rlsd_steps)
+                return credits.rlsd(*arguments, mix=mix, bound=method.rlsd_clip)
+            case "none":
+                raise AssertionError("no credit, no evidence")
+
+    def _of_all_processes(self, values_N: Tensor) -> Tensor:
+        """The values of all processes, of which each may have another number (N, ...)."""
+        if self.accelerator.num_processes == 1:
+            return values_N
+        counts = self.accelerator.gather(torch.tensor([len(values_N)], device=values_N.device)).tolist()
+        padded = values_N.new_zeros(1, max(counts), *values_N.shape[1:])
+        padded[0, : len(values_N)] = values_N
+        rows = self.accelerator.gather(padded)
+        return torch.cat([row[:count] for row, count in zip(rows, counts, strict=True)])
 
     # ------------------------------------------------------------------------------------------------ log-probabilities
 
@@ -248,36 +379,72 @@ class GeneralThinkerTrainer(GRPOTrainer):
         assert not compute_aux_loss and all(value is None for value in multimodal.values()), (
             "text models without experts"
         )
-        with self.accelerator.autocast():
-            logprobs, entropies = token_logprobs(
-                self.accelerator.unwrap_model(model),
-                input_ids,
-                attention_mask,
+
+        def compute(policy: PreTrainedModel, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+            return token_logprobs(
+                policy,
+                input_ids_BT,
+                attention_mask_BT,
                 keep=logits_to_keep,
                 temperature=self.temperature,
                 with_entropy=True,
                 entropy_grad=self._entropy_bonus_enabled,
             )
+
+        with self.accelerator.autocast():
+            logprobs, entropies = call_through(
+                model, self.accelerator.unwrap_model(model), compute, input_ids, attention_mask
+            )
         return logprobs, entropies if compute_entropy else None, None
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss, and for `reward: probability` the reward-weighted likelihood of the answer."""
+        loss = super()._compute_loss(model, inputs)
+        if "answer_items" not in inputs:
+            return loss
+        items, weights_B = inputs["answer_items"], inputs["answer_weights"]
+        scored = [index for index, item in enumerate(items) if item is not None]
+        with self.accelerator.autocast():
+            logprobs = self.scorer.logprobs([items[index] for index in scored])
+        weighted = [weights_B[index] * tokens.sum() for index, tokens in zip(scored, logprobs, strict=True)]
+        answer_loss = -sum(weighted, start=torch.zeros((), device=loss.device)) / len(items)
+        return loss + answer_loss / self.current_gradient_accumulation_steps
 
     def _response_logprobs(self, model: Any, rollout: Rollout) -> Tensor:
         """Log-probabilities (B, T) of the responses, in batches of similar length under the token budget."""
-        width = max(map(len, rollout.responses))
-        logprobs_BT = torch.zeros(len(rollout.responses), width, device=self.accelerator.device)
+        [logprobs_BT] = self._over_responses(
+            rollout, lambda *batch, **options: [token_logprobs(self.accelerator.unwrap_model(model), *batch, **options)]
+        )
+        return logprobs_BT
+
+    def _response_logprobs_and_entropies(self, model: Any, rollout: Rollout) -> list[Tensor]:
+        """The same, and the entropies (B, T) of what the tokens were sampled from."""
+        return self._over_responses(
+            rollout,
+            lambda *batch, **options: token_logprobs(
+                self.accelerator.unwrap_model(model), *batch, **options, with_entropy=True
+            ),
+        )
+
+    def _over_responses(self, rollout: Rollout, compute: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
+        """What `compute` says of the response tokens of each batch, put together as (B, T)."""
+        shape = (len(rollout.responses), max(map(len, rollout.responses)))
+        together: list[Tensor] = []
         lengths = [len(p) + len(r) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
-        for rows in _token_batches(lengths, self.method.max_tokens_per_batch):
+        for rows in token_budget_batches(lengths, self.method.max_tokens_per_batch):
             prompt_ids, prompt_mask = self._pad([rollout.prompts[row] for row in rows], "left")
             response_ids, response_mask = self._pad([rollout.responses[row] for row in rows], "right")
             with self.accelerator.autocast():
-                kept = token_logprobs(
-                    self.accelerator.unwrap_model(model),
+                parts = compute(
                     torch.cat([prompt_ids, response_ids], dim=1),
                     torch.cat([prompt_mask, response_mask], dim=1),
                     keep=response_ids.shape[1],
                     temperature=self.temperature,
                 )
-            logprobs_BT[rows, : kept.shape[1]] = kept.to(logprobs_BT.dtype)
-        return logprobs_BT
+            together = together or [torch.zeros(shape, device=self.accelerator.device) for _ in parts]
+            for whole_BT, part in zip(together, parts, strict=True):
+                whole_BT[rows, : part.shape[1]] = part.to(whole_BT.dtype)
+        return together
 
     def _reference_logprobs(self, rollout: Rollout) -> Tensor:
         if self.ref_model is not None:
@@ -289,9 +456,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
         """Whether the update sees the policy that sampled, so that its own log-probabilities are the old ones."""
         return self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) == 0
 
-    # ------------------------------------------------------------------------------------------------ masks and padding
-
-    def _batch(self, rollout: Rollout) -> dict[str, Tensor]:
+    def _batch(self, rollout: Rollout) -> dict[str, Any]:
         prompt_ids, prompt_mask = self._pad(rollout.prompts, "left")
         completion_ids, completion_mask = self._pad(rollout.responses, "right")
         return {
@@ -302,104 +467,40 @@ class GeneralThinkerTrainer(GRPOTrainer):
         }
 
     def _pad(self, rows: Sequence[TokenIds], side: str) -> tuple[Tensor, Tensor]:
-        """(ids, mask) of shape (B, longest row)."""
-        ids = [torch.tensor(row, dtype=torch.long) for row in rows]
-        padded = pad_sequence(ids, batch_first=True, padding_value=self._tokenizer.pad_token_id, padding_side=side)
-        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
-        return padded.to(self.accelerator.device), mask.to(self.accelerator.device)
-
-    def _reasoning_mask(self, rollout: Rollout) -> Tensor:
-        """bool (B, T): the tokens of y_R."""
-        width = max(map(len, rollout.responses))
-        lengths_B = torch.tensor([split.reasoning_length for split in rollout.splits])
-        return (torch.arange(width) < lengths_B.unsqueeze(1)).to(self.accelerator.device)
-
-    def _loss_mask(self, rollout: Rollout, reasoning_BT: Tensor) -> Tensor:
-        """1 on the tokens that the loss covers (B, T).
-
-        Well-formed responses: y_R, so that the model's own answer gets no loss. Truncated ones: nothing. Otherwise
-        malformed ones: every token, since what went wrong lies behind y_R. Under `exclude` malformed ones: nothing.
-        """
-        whole_B = torch.tensor(
-            [
-                not ok and not cut and self.method.malformed != "exclude"
-                for ok, cut in zip(rollout.well_formed, rollout.truncated, strict=True)
-            ],
-            device=reasoning_BT.device,
-        )
-        lengths_B = torch.tensor([len(ids) for ids in rollout.responses], device=reasoning_BT.device)
-        real_BT = torch.arange(reasoning_BT.shape[1], device=reasoning_BT.device) < lengths_B.unsqueeze(1)
-        return (reasoning_BT | (whole_B.unsqueeze(1) & real_BT)).long()
+        """(ids, mask) of shape (B, longest row), where the policy is."""
+        ids, mask = pad(rows, side, self._tokenizer.pad_token_id)
+        return ids.to(self.accelerator.device), mask.to(self.accelerator.device)
 
     # ------------------------------------------------------------------------------------------------ logging
 
-    def _log_rollout(
-        self,
-        inputs: list[dict[str, Any]],
-        rollout: Rollout,
-        answer_logprobs_B: Tensor,
-        rewards_B: Tensor,
-        advantages_B: Tensor,
-        group_std: Tensor,
+    def _log_credit(self, s_BT: Tensor, credit: credits.TokenCredit, mask_BT: Tensor, advantages_B: Tensor) -> None:
+        flipped_BT = credit.advantages_BT * advantages_B.unsqueeze(1) < 0
+        columns = (s_BT, credit.weights_BT, credit.clipped_BT, flipped_BT)
+        local_N4 = torch.stack([column[mask_BT].to(s_BT.dtype) for column in columns], dim=1)
+        s_N, weights_N, clipped_N, flipped_N = self._of_all_processes(local_N4).T
+        assert self.method.credit not in credits.KEEPS_SIGN or not flipped_N.any(), "this rule keeps every sign"
+        self._record(metrics.credit_statistics(s_N, weights_N, clipped_N, flipped_N))
+
+    def _log_completions(
+        self, inputs: list[dict[str, Any]], rollout: Rollout, rewards_B: Tensor, advantages_B: Tensor
     ) -> None:
-        metrics = self._metrics["train"]
-        counted = rewards_B[~rewards_B.isnan()]
-        well_formed_B = torch.tensor(rollout.well_formed, device=answer_logprobs_B.device)
-        metrics["reward"].append(counted.mean().item())
-        metrics["reward_std"].append(counted.std().item())
-        metrics["answer_logprob"].append(answer_logprobs_B[well_formed_B].mean().item())
-        metrics["well_formed_rate"].append(well_formed_B.float().mean().item())
-        boxed = [split.answer_text != "" or split.reason == "empty_answer" for split in rollout.splits]
-        metrics["boxed_rate"].append(sum(boxed) / len(boxed))
-        metrics["truncation_rate"].append(sum(rollout.truncated) / len(rollout.truncated))
-        metrics["groups_under_min_std"].append((group_std < self.method.min_group_std).float().mean().item())
-        metrics["groups_without_signal"].append(
-            (advantages_B.view(-1, self.num_generations) == 0).all(1).float().mean().item()
-        )
-        # What TRL's `log_completions` prints and stores.
-        self._logs["prompt"].extend(row["prompt"] for row in inputs)
-        self._logs["completion"].extend(self._tokenizer.batch_decode(rollout.responses, skip_special_tokens=True))
-        self._logs["rewards"][_answer_likelihood.__name__].extend(rewards_B.tolist())
-        self._logs["advantages"].extend(advantages_B.tolist())
+        """What TRL's `log_completions` prints and stores."""
+        texts = self._tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
+        columns = ([row["prompt"] for row in inputs], texts, rewards_B.tolist(), advantages_B.tolist())
+        prompts, texts, rewards, advantages = (gather_object(column) for column in columns)
+        self._logs["prompt"].extend(prompts)
+        self._logs["completion"].extend(texts)
+        self._logs["rewards"][_reward.__name__].extend(rewards)
+        self._logs["advantages"].extend(advantages)
 
-    def _log_credit(
-        self,
-        s_BT: Tensor,
-        weights_BT: Tensor,
-        clipped_BT: Tensor,
-        reasoning_BT: Tensor,
-        advantages_B: Tensor,
-        batch: dict[str, Tensor],
-    ) -> None:
-        if not reasoning_BT.any():
-            return
-        metrics = self._metrics["train"]
-        s, weights = s_BT[reasoning_BT], weights_BT[reasoning_BT].abs()
-        flipped = (batch["advantages"] * advantages_B.unsqueeze(1) < 0)[reasoning_BT]
-        assert not flipped.any(), "direction-preserving credit keeps the sign of every advantage"
-        metrics["credit/log_ratio_mean"].append(s.mean().item())
-        metrics["credit/log_ratio_std"].append(s.std().item() if s.numel() > 1 else 0.0)
-        metrics["credit/clip_ratio"].append(clipped_BT[reasoning_BT].float().mean().item())
-        metrics["credit/sign_flip_ratio"].append(flipped.float().mean().item())
-        for percent in (50, 90, 99):
-            metrics[f"credit/weight_abs_p{percent}"].append(weights.quantile(percent / 100).item())
+    def _record(self, statistics: Mapping[str, float]) -> None:
+        for name, value in statistics.items():
+            self._metrics["train"][name].append(value)
 
 
-def _answer_likelihood(**_: Any) -> list[float]:
+def _reward(**_: Any) -> list[float]:
     """TRL wants a reward function at construction and names the reward by it; the trainer scores rollouts itself."""
     raise AssertionError("GeneralThinkerTrainer computes its rewards where the policy is at hand")
-
-
-def _token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, each of at most `max_tokens` padded tokens, or of one row."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if batch and (len(batch) + 1) * lengths[row] > max_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 @contextmanager

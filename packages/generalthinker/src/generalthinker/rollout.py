@@ -1,0 +1,89 @@
+"""One rollout: sampled responses as token ids, which of their tokens are reasoning, and which get a loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ._common import BoxSplit
+from .rewards import Malformed
+
+# B responses of a rollout (the G of one prompt stand together), T response tokens (padded on the right)
+
+TokenIds = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled responses, and what the method needs of each.
+
+    prompts, responses: token ids, (B,) each
+    splits: where the reasoning of each response ends
+    truncated: no end-of-sequence token came within the limit
+    """
+
+    prompts: Sequence[TokenIds]
+    responses: Sequence[TokenIds]
+    splits: Sequence[BoxSplit]
+    truncated: Sequence[bool]
+
+    @property
+    def well_formed(self) -> list[bool]:
+        return [split.well_formed for split in self.splits]
+
+    @property
+    def boxed(self) -> list[bool]:
+        return [split.answer_text != "" or split.reason == "empty_answer" for split in self.splits]
+
+    def behind(self, prompts: Sequence[TokenIds]) -> "Rollout":
+        """The same responses behind other prompts."""
+        return replace(self, prompts=prompts)
+
+    def reasoning_ids(self, index: int) -> TokenIds:
+        """The tokens of y_R of one response."""
+        return self.responses[index][: self.splits[index].reasoning_length]
+
+
+def reasoning_mask(rollout: Rollout) -> Tensor:
+    """bool (B, T): the tokens of y_R of well-formed responses."""
+    lengths_B = torch.tensor([split.reasoning_length * split.well_formed for split in rollout.splits])
+    return torch.arange(_width(rollout)) < lengths_B.unsqueeze(1)
+
+
+def loss_mask(rollout: Rollout, malformed: Malformed) -> Tensor:
+    """1 on the tokens that the loss covers where the reward looks at the reasoning only (B, T).
+
+    Well-formed responses: y_R, so that the model's own answer gets no loss. Truncated ones: nothing. Otherwise
+    malformed ones: every token, since what went wrong lies behind y_R. Under `exclude` malformed ones: nothing.
+    """
+    whole_B = torch.tensor(
+        [
+            not ok and not cut and malformed != "exclude"
+            for ok, cut in zip(rollout.well_formed, rollout.truncated, strict=True)
+        ]
+    )
+    return (reasoning_mask(rollout) | (whole_B.unsqueeze(1) & _response_mask(rollout))).long()
+
+
+def whole_mask(rollout: Rollout) -> Tensor:
+    """1 on every token of every response (B, T): the loss where the reward looks at the response's own answer."""
+    return _response_mask(rollout).long()
+
+
+def pad(rows: Sequence[TokenIds], side: str, pad_id: int) -> tuple[Tensor, Tensor]:
+    """(ids, mask) of shape (rows, longest row), padded on `side`."""
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    padded = pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side)
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
+    return padded, mask
+
+
+def _response_mask(rollout: Rollout) -> Tensor:
+    lengths_B = torch.tensor([len(ids) for ids in rollout.responses])
+    return torch.arange(_width(rollout)) < lengths_B.unsqueeze(1)
+
+
+def _width(rollout: Rollout) -> int:
+    return max(map(len, rollout.responses))
