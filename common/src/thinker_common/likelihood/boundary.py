@@ -122,20 +122,22 @@ def split_response(tokenizer: PreTrainedTokenizerBase, response_ids: Sequence[in
 
 
 def encode_answer(
-    tokenizer: PreTrainedTokenizerBase, answer: str, *, opening: str = "", closing: str = "}"
+    tokenizer: PreTrainedTokenizerBase, answer: str, *, opening: str = "", closing: str = "}", at_start: bool = False
 ) -> EncodedAnswer:
     """The tokens of opening + answer + closing in the middle of a text, right after a token boundary.
 
     Args:
         opening: `BoxSplit.opening` of the response that the answer is scored after.
         closing: what ends the answer; empty if nothing does.
+        at_start: the answer starts the text instead, as the output of an encoder-decoder model does.
 
     Raises:
         ValueError: an answer without tokens, or one that the tokenizer cannot represent.
     """
     if not answer:
         raise ValueError("an empty answer has no tokens to score")
-    anchor_ids, ids = _anchored(tokenizer, opening + answer + closing)
+    whole = opening + answer + closing
+    anchor_ids, ids = ([], _encode(tokenizer, whole)) if at_start else _anchored(tokenizer, whole)
     if tokenizer.unk_token_id in ids:
         raise ValueError(f"the tokenizer cannot represent the answer {answer!r}: it becomes {tokenizer.unk_token}")
     # The text as the tokenizer has it: it may normalise Unicode, so that only the ends are surely as given.
@@ -156,6 +158,11 @@ def encode_answer(
         answer_mask=tuple(i < first_closing + merged for i in range(len(ids))),
         closing_mask=tuple(i >= first_closing for i in range(len(ids))),
     )
+
+
+def encode_output_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text that starts the output of an encoder-decoder model: no special tokens."""
+    return _encode(tokenizer, text)
 
 
 def encode_mid_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

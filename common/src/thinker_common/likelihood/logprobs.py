@@ -13,24 +13,26 @@ Three things that are silent errors elsewhere, and are ruled out here:
 
 - Position ids are counted over the real tokens and always passed. A left-padded row of a model with absolute positions
   (GPT-2) is wrong by more than a nat without them.
-- The head is the model's own, with its soft cap (Gemma), its scale (Granite, Cohere, Falcon-H1) and any adapter on it.
-  That this reading of the head is right is verified once per model against the model's own forward; where it is not,
-  the model's own forward computes the logits of the kept positions.
+- The head is the model's own, with its soft cap, its scale and any adapter on it (`head.py`). That this reading of the
+  head is right is verified once per model against the model's own forward; where it is not, the model's own forward
+  computes the logits of the kept positions, and a warning says so.
 - Sums over the vocabulary are taken in float32 at least (float64 stays float64), whatever the model's dtype.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from .head import OutputHead, agrees, described_head
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -105,7 +107,10 @@ def token_logprobs(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
 
-    states_BKD, head = predicting_states(model, input_ids_BT, attention_mask_BT, keep)
+    states_BKD, head = predicting_states(
+        model, causal_inputs(model, input_ids_BT, attention_mask_BT), length - keep - 1
+    )
+    states_BKD = states_BKD[:, :-1]  # nothing follows the last token
     real_BT = attention_mask_BT.bool()
     wanted_BK = (real_BT[:, 1:] & real_BT[:, :-1])[:, -keep:]
     states_ND, targets_N = states_BKD[wanted_BK], input_ids_BT[:, -keep:][wanted_BK]
@@ -127,20 +132,33 @@ def token_logprobs(
 
 
 def predicting_states(
-    model: PreTrainedModel | PeftModel, input_ids_BT: Tensor, attention_mask_BT: Tensor, keep: int
+    model: PreTrainedModel | PeftModel, inputs: Mapping[str, Tensor | bool], first: int
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """What the last `keep` tokens are predicted from, and the function from it to logits.
+    """The last hidden states of the columns from `first` on, and the function from such states to logits.
+
+    Args:
+        inputs: `causal_inputs`.
 
     Returns:
         (states_BKD, head): `head(states_ND)` gives logits_NV for any selection of the positions. Where the model's head
         is not understood (see the top of this file), the states are already the logits and the head is the identity.
     """
-    inputs = _model_inputs(model, input_ids_BT, attention_mask_BT)
-    head = _output_head(model)
+    head = causal_head(model)
     if head is None:
-        logits_BTV = model(**inputs, logits_to_keep=keep + 1).logits
-        return logits_BTV[:, -keep - 1 : -1], nn.Identity()
-    return model.get_decoder()(**inputs).last_hidden_state[:, -keep - 1 : -1], head
+        width = inputs["input_ids"].shape[1]
+        return model(**inputs, logits_to_keep=width - first).logits, nn.Identity()
+    return model.get_decoder()(**inputs).last_hidden_state[:, first:], head
+
+
+def causal_head(model: PreTrainedModel | PeftModel) -> OutputHead | None:
+    """The verified head of a causal model, None if only its own forward computes its logits."""
+    probe_BT = probe_ids(model, 4)
+    probe = causal_inputs(model, probe_BT, torch.ones_like(probe_BT))
+    return verified_head(
+        model,
+        states=lambda: model.get_decoder()(**probe).last_hidden_state,
+        own_logits=lambda: model(**probe).logits,
+    )
 
 
 def log_softmax(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
@@ -161,23 +179,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in in_training:
             module.training = True
-
-
-@dataclass(frozen=True)
-class OutputHead:
-    """The map from a decoder's last hidden state to logits: projection, then scale, then soft cap."""
-
-    projection: nn.Module
-    scale: float
-    soft_cap: float | None
-
-    def __call__(self, states_ND: Tensor) -> Tensor:
-        logits_NV = self.projection(states_ND)
-        if self.scale != 1.0:
-            logits_NV = logits_NV * self.scale
-        if self.soft_cap is not None:
-            logits_NV = torch.tanh(logits_NV / self.soft_cap) * self.soft_cap
-        return logits_NV
 
 
 def _chunk_logprobs(
@@ -203,15 +204,20 @@ def _scatter(chunks: list[Tensor], wanted_BK: Tensor) -> Tensor:
     return values_N.new_zeros(wanted_BK.shape).masked_scatter(wanted_BK, values_N)
 
 
-def _model_inputs(
+def causal_inputs(
     model: PreTrainedModel | PeftModel, input_ids_BT: Tensor, attention_mask_BT: Tensor
 ) -> dict[str, Tensor | bool]:
+    """Keyword arguments for a causal model or its decoder: position ids are counted over the real tokens.
+
+    Raises:
+        ValueError: left padding for a model that takes no position ids.
+    """
     inputs: dict[str, Tensor | bool] = {
         "input_ids": input_ids_BT,
         "attention_mask": attention_mask_BT,
         "use_cache": False,
     }
-    if "position_ids" in inspect.signature(model.get_decoder().forward).parameters:
+    if takes_position_ids(model):
         inputs["position_ids"] = (attention_mask_BT.long().cumsum(-1) - 1).clamp(min=0)
     elif not attention_mask_BT[:, 0].all():
         raise ValueError(
@@ -221,42 +227,36 @@ def _model_inputs(
     return inputs
 
 
+def takes_position_ids(model: PreTrainedModel | PeftModel) -> bool:
+    return "position_ids" in inspect.signature(model.get_decoder().forward).parameters
+
+
 # Whether the model's own forward agrees with our reading of its head.
 _head_verified: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def _output_head(model: PreTrainedModel | PeftModel) -> OutputHead | None:
-    """The model's head as its configuration describes it, or None if that is not what its own forward computes."""
-    projection = model.get_output_embeddings()
-    if projection is None:
-        return None
-    config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
-    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-    scale *= getattr(config, "lm_head_multiplier", None) or 1.0  # Falcon-H1
-    head = OutputHead(projection, scale, getattr(config, "final_logit_softcapping", None))  # soft cap: Gemma
+def verified_head(
+    model: PreTrainedModel | PeftModel, states: Callable[[], Tensor], own_logits: Callable[[], Tensor]
+) -> OutputHead | None:
+    """The model's head as its configuration describes it, or None if that is not what its own forward computes.
+
+    The two functions run the decoder and the whole model on the same few tokens; they are called once per model.
+    """
+    head = described_head(model)
     if model not in _head_verified:
-        _head_verified[model] = _agrees_with_own_forward(model, head)
+        with evaluation_mode(model), torch.no_grad():  # dropout would make two forwards differ
+            _head_verified[model] = head is not None and agrees(head, states, own_logits)
+        if not _head_verified[model]:
+            warnings.warn(
+                f"{model.config.model_type}: the model's own logits are not what its configuration says of the output "
+                "head, so its own forward computes them, for all positions of a batch at once: the log-probabilities "
+                "are right, but memory grows with tokens times vocabulary; use smaller batches if it runs out",
+                stacklevel=2,
+            )
     return head if _head_verified[model] else None
 
 
-@torch.no_grad()
-def _agrees_with_own_forward(model: PreTrainedModel | PeftModel, head: OutputHead) -> bool:
-    """Compare the head with the model's own logits on eight tokens.
-
-    The projection's output is brought to a standard deviation of 30 on both sides: the logits of an untrained model are
-    so small that a soft cap would not show, and it would after training.
-    """
-    token_ids_BT = torch.arange(8, device=model.device).view(2, 4) % model.config.get_text_config().vocab_size
-    inputs = _model_inputs(model, token_ids_BT, torch.ones_like(token_ids_BT))
-    amplify = head.projection.register_forward_hook(lambda module, args, output: output * (30 / output.float().std()))
-    try:
-        with evaluation_mode(model):  # dropout would make two forwards differ
-            expected_BTV = model(**inputs).logits.float()
-            logits_BTV = head(model.get_decoder()(**inputs).last_hidden_state).float()
-    finally:
-        amplify.remove()
-    if logits_BTV.shape != expected_BTV.shape:
-        return False
-    # Loose enough for bfloat16; a missing cap or scale is off by tens of per cent.
-    return bool((logits_BTV - expected_BTV).abs().max() < 0.02 * expected_BTV.abs().max())
+def probe_ids(model: PreTrainedModel | PeftModel, length: int) -> Tensor:
+    """Two rows of distinct tokens, as far as the vocabulary goes, on which a model is compared with itself."""
+    vocabulary = model.config.get_text_config().vocab_size
+    return torch.arange(2 * length, device=model.device).view(2, length) % vocabulary

@@ -15,25 +15,34 @@ How the suffix, what closes the answer, counts is the setting `closing`:
 - "none": tokens that hold nothing but the suffix are left out. The answer is then scored as the beginning of a longer
   one, and the probabilities of several answers can sum to more than 1.
 
-Shape legend: B rows, T tokens a row, K kept positions (the last ones), N scored tokens of all rows, C those of one
-chunk, D hidden size, V vocabulary size.
+What the items share is computed once, found by their token ids alone: equal prompts, equal beginnings of responses,
+several answers after one reasoning (`prefix_tree.py`). Under an encoder-decoder model the prompt goes to the encoder,
+once for all items that have it, and the reasoning and the answer to the decoder.
+
+Shape legend: B rows, T columns, K columns from the first that predicts something, S scored tokens of a batch, D hidden
+size.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+import warnings
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from .batching import token_budget_batches
-from .boundary import encode_answer, encode_mid_text, encode_start
-from .logprobs import CHUNK_TOKENS, evaluation_mode, log_softmax, predicting_states
+from .boundary import encode_answer, encode_mid_text, encode_output_start, encode_start
+from .encoder_decoder import decoder_states, encode_prompts
+from .logprobs import causal_inputs, evaluation_mode, predicting_states
+from .prefix_tree import PackedRow, attention_span, pack, tree_inputs, why_not_shared, widest_tree
+from .targets import Targets
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -92,26 +101,31 @@ class AnswerScore:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One item in tokens. `closing_ids` are the tokens that count as its last one; None if only that itself does."""
+    """One item in tokens.
 
+    prompt_ids: what the encoder reads; empty for a causal model.
+    context_ids: what the decoder reads before the scored tokens.
+    closing_ids: the tokens that count as the last scored one; None if only that itself does.
+    """
+
+    prompt_ids: tuple[int, ...]
     context_ids: list[int]
     scored_ids: tuple[int, ...]
     closing_ids: tuple[int, ...] | None
 
     @property
-    def length(self) -> int:
-        return len(self.context_ids) + len(self.scored_ids)
+    def read_ids(self) -> list[int]:
+        """What the decoder reads: nothing is predicted from the last scored token."""
+        return [*self.context_ids, *self.scored_ids[:-1]]
 
 
 class AnswerScorer:
-    """Scores answers under a causal language model, in length-sorted batches, without gradients.
+    """Scores answers under a causal or encoder-decoder language model, in length-sorted batches.
 
     Args:
         max_tokens_per_batch: a batch holds at most this many tokens, padding included; an item that is longer on its
             own makes a batch of one.
         closing: how the suffix counts, see the top of this file.
-
-    Dropout is off while scoring; the model is left in the mode it was in.
     """
 
     def __init__(
@@ -126,52 +140,83 @@ class AnswerScorer:
             raise ValueError(f"closing must be prefix_mass, token or none, not {closing!r}")
         if max_tokens_per_batch < 1:
             raise ValueError(f"max_tokens_per_batch must be at least 1, not {max_tokens_per_batch}")
+        config = model.config
+        if config.is_encoder_decoder and config.decoder_start_token_id is None:
+            raise ValueError("the model's configuration has no decoder_start_token_id, with which its outputs start")
         self._model = model
         self._tokenizer = tokenizer
         self._max_tokens_per_batch = max_tokens_per_batch
         self._closing = closing
         # Sorted, the tokens that begin with a given string are neighbours.
         self._vocabulary = sorted(tokenizer.get_vocab().items())
-        self._max_positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._max_positions: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
 
     @torch.no_grad()
     def score(self, items: Sequence[ScoringItem]) -> list[AnswerScore]:
-        """The items' scores, in their order.
+        """The items' scores, in their order. Dropout is off; the model is left in the mode it was in.
 
         Raises:
             ValueError: an item without context or without scored tokens, or one longer than the model's positions; the
                 message names its index. Nothing is ever cut to fit.
         """
-        rows = [self._row(index, item) for index, item in enumerate(items)]
+        rows = self._rows(items)
         scores: dict[int, AnswerScore] = {}
         with evaluation_mode(self._model):
-            for batch in token_budget_batches([row.length for row in rows], self._max_tokens_per_batch):
-                scores.update(zip(batch, self._score_batch([rows[i] for i in batch]), strict=True))
+            for batch, logprobs_S in self._batches(rows):
+                per_item = logprobs_S.cpu().split([len(rows[i].scored_ids) for i in batch])
+                for i, logprobs in zip(batch, per_item, strict=True):
+                    scores[i] = AnswerScore(rows[i].scored_ids, tuple(logprobs.tolist()))
         return [scores[i] for i in range(len(rows))]
 
-    def _row(self, index: int, item: ScoringItem) -> _Row:
-        try:
-            row = self._encode(item)
-        except ValueError as error:
-            raise ValueError(f"item {index}: {error}") from error
-        if not row.context_ids:
-            raise ValueError(f"item {index}: nothing comes before the answer, so nothing predicts its first token")
-        if self._max_positions is not None and row.length > self._max_positions:
-            raise ValueError(
-                f"item {index}: {row.length} tokens are more than the {self._max_positions} positions of the model"
-            )
-        return row
+    def logprobs(self, items: Sequence[ScoringItem]) -> list[Tensor]:
+        """For each item, in their order, the log-probabilities of its scored tokens, for training.
 
-    def _encode(self, item: ScoringItem) -> _Row:
+        With gradients where they are enabled, and with the model in the mode (train, eval) it is in. Like any loss, the
+        graph of all items is held until the backward pass; `score` holds one batch at a time.
+
+        Raises:
+            ValueError: as `score`.
+        """
+        rows = self._rows(items)
+        logprobs: dict[int, Tensor] = {}
+        for batch, logprobs_S in self._batches(rows):
+            logprobs.update(zip(batch, logprobs_S.split([len(rows[i].scored_ids) for i in batch]), strict=True))
+        return [logprobs[i] for i in range(len(rows))]
+
+    # --------------------------------------------------------------------------------------------- from items to tokens
+
+    def _rows(self, items: Sequence[ScoringItem]) -> list[_Row]:
+        # Items that share a prompt need not share the work of tokenizing it.
+        prompt_ids = cache(self._encode_prompt)
+        rows = []
+        for index, item in enumerate(items):
+            try:
+                rows.append(self._encode(item, prompt_ids))
+            except ValueError as error:
+                raise ValueError(f"item {index}: {error}") from error
+        return rows
+
+    def _encode_prompt(self, prompt: str) -> list[int]:
+        if self._model.config.is_encoder_decoder:  # a whole text, ended as the tokenizer ends it
+            ids: list[int] = self._tokenizer(prompt, verbose=False)["input_ids"]
+            return ids
+        return encode_start(self._tokenizer, prompt)
+
+    def _encode(self, item: ScoringItem, encode_prompt: Callable[[str], list[int]]) -> _Row:
         tokenizer = self._tokenizer
-        prompt_ids = encode_start(tokenizer, item.prompt) if isinstance(item.prompt, str) else item.prompt
+        prompt_ids = encode_prompt(item.prompt) if isinstance(item.prompt, str) else item.prompt
+        encoder_decoder = self._model.config.is_encoder_decoder
+
         reasoning_ids = item.reasoning
         if isinstance(reasoning_ids, str):
-            reasoning_ids = encode_mid_text(tokenizer, reasoning_ids) if reasoning_ids else []
-        context_ids = [*prompt_ids, *reasoning_ids]
+            encode_reasoning = encode_output_start if encoder_decoder else encode_mid_text
+            reasoning_ids = encode_reasoning(tokenizer, reasoning_ids) if reasoning_ids else []
 
         if isinstance(item.answer, str):
-            encoded = encode_answer(tokenizer, item.answer, opening=item.opening, closing=item.suffix)
+            at_start = encoder_decoder and not reasoning_ids
+            encoded = encode_answer(
+                tokenizer, item.answer, opening=item.opening, closing=item.suffix, at_start=at_start
+            )
             scored_ids = encoded.ids
             if self._closing == "none":
                 scored_ids = scored_ids[: sum(encoded.answer_mask)]  # the answer's tokens come first
@@ -186,7 +231,23 @@ class AnswerScorer:
         closing_ids = None
         if item.suffix and self._closing == "prefix_mass":
             closing_ids = self._ids_beginning_like(scored_ids[-1])
-        return _Row(context_ids, scored_ids, closing_ids)
+
+        if encoder_decoder:
+            if not prompt_ids:
+                raise ValueError("the prompt is empty, so the encoder has nothing to read")
+            context_ids = [self._model.config.decoder_start_token_id, *reasoning_ids]
+            self._check_length(len(prompt_ids))
+            self._check_length(len(context_ids) + len(scored_ids))
+            return _Row(tuple(prompt_ids), context_ids, scored_ids, closing_ids)
+        context_ids = [*prompt_ids, *reasoning_ids]
+        if not context_ids:
+            raise ValueError("nothing comes before the answer, so nothing predicts its first token")
+        self._check_length(len(context_ids) + len(scored_ids))
+        return _Row((), context_ids, scored_ids, closing_ids)
+
+    def _check_length(self, length: int) -> None:
+        if self._max_positions is not None and length > self._max_positions:
+            raise ValueError(f"{length} tokens are more than the {self._max_positions} positions of the model")
 
     def _ids_beginning_like(self, token_id: int) -> tuple[int, ...]:
         """All tokens of the vocabulary whose text begins with this token's."""
@@ -195,35 +256,78 @@ class AnswerScorer:
         after = bisect_left(self._vocabulary, (text + chr(sys.maxunicode),))
         return tuple(vocabulary_id for _, vocabulary_id in self._vocabulary[first:after])
 
-    def _score_batch(self, rows: list[_Row]) -> list[AnswerScore]:
-        # Padding on the right: under causal attention no real token ever sees it.
-        width = max(row.length for row in rows)
-        input_ids_BT = torch.zeros(len(rows), width, dtype=torch.long)
-        attention_mask_BT = torch.zeros_like(input_ids_BT)
-        scored_BT = torch.zeros_like(input_ids_BT, dtype=torch.bool)
-        for b, row in enumerate(rows):
-            input_ids_BT[b, : row.length] = torch.tensor([*row.context_ids, *row.scored_ids])
-            attention_mask_BT[b, : row.length] = 1
-            scored_BT[b, len(row.context_ids) : row.length] = True
-        device = self._model.device
-        input_ids_BT, scored_BT = input_ids_BT.to(device), scored_BT.to(device)
-        keep = width - min(len(row.context_ids) for row in rows)
-        states_BKD, head = predicting_states(self._model, input_ids_BT, attention_mask_BT.to(device), keep)
-        states_ND, targets_N = states_BKD[scored_BT[:, -keep:]], input_ids_BT[scored_BT]
+    # ------------------------------------------------------------------------------------- from tokens to probabilities
 
-        # Where the last scored token of each row stands among the N, and what else counts there.
-        ends = accumulate(len(row.scored_ids) for row in rows)
-        closing_at = {end - 1: row.closing_ids for end, row in zip(ends, rows, strict=True) if row.closing_ids}
-        chunks = []
-        for start in range(0, len(targets_N), CHUNK_TOKENS):
-            chunk = slice(start, start + CHUNK_TOKENS)
-            logprobs_CV = log_softmax(head(states_ND[chunk]))
-            logprobs_C = logprobs_CV.gather(-1, targets_N[chunk, None]).squeeze(-1)
-            for position in closing_at.keys() & range(start, start + CHUNK_TOKENS):
-                closing_ids = torch.tensor(closing_at[position], device=device)
-                logprobs_C[position - start] = logprobs_CV[position - start, closing_ids].logsumexp(-1)
-            chunks.append(logprobs_C)
-        per_row = torch.cat(chunks).cpu().split([len(row.scored_ids) for row in rows])
-        return [
-            AnswerScore(row.scored_ids, tuple(logprobs.tolist())) for row, logprobs in zip(rows, per_row, strict=True)
-        ]
+    def _batches(self, rows: list[_Row]) -> Iterator[tuple[list[int], Tensor]]:
+        """Batches of items, by their indices, with the log-probabilities of their scored tokens, one after another."""
+        if self._model.config.is_encoder_decoder:
+            yield from self._encoder_decoder_batches(rows)
+            return
+        for packed in self._token_budget_batches(self._pack(rows)):
+            if packed[0].branches:
+                inputs = tree_inputs(self._model, packed)
+            else:
+                inputs = causal_inputs(self._model, *_padded([row.ids for row in packed], self._model.device))
+            batch, targets = _targets(packed, rows)
+            yield batch, targets.logprobs(*predicting_states(self._model, inputs, targets.first_column))
+
+    def _pack(self, rows: list[_Row]) -> list[PackedRow]:
+        sequences = {i: row.read_ids for i, row in enumerate(rows)}
+        widest = min(self._max_tokens_per_batch, widest_tree(self._model))
+        packed = pack(sequences, widest=widest, attention_span=attention_span(self._model))
+        if any(row.branches for row in packed) and (reason := why_not_shared(self._model)) is not None:
+            warnings.warn(f"prefixes that items share are computed once for each item: {reason}", stacklevel=4)
+            packed = pack(sequences)
+        return packed
+
+    def _token_budget_batches(self, packed: list[PackedRow]) -> Iterator[list[PackedRow]]:
+        """Rows that branch apart from rows that do not, whose attention takes an ordinary mask."""
+        for branches in (True, False):
+            rows = [row for row in packed if row.branches is branches]
+            for batch in token_budget_batches([len(row.ids) for row in rows], self._max_tokens_per_batch):
+                yield [rows[i] for i in batch]
+
+    def _encoder_decoder_batches(self, rows: list[_Row]) -> Iterator[tuple[list[int], Tensor]]:
+        """Every distinct prompt is encoded once; the decoder's rows follow it, in batches of their own."""
+        items_of: dict[tuple[int, ...], list[int]] = {}
+        for i, row in enumerate(rows):
+            items_of.setdefault(row.prompt_ids, []).append(i)
+        prompts = list(items_of)
+        for prompt_batch in token_budget_batches([len(prompt) for prompt in prompts], self._max_tokens_per_batch):
+            encoded = encode_prompts(self._model, *_padded([prompts[p] for p in prompt_batch], self._model.device))
+            # Decoders of this kind count positions by columns, so that their rows never branch.
+            packed = [
+                (p, row)
+                for p, prompt in enumerate(prompts[q] for q in prompt_batch)
+                for row in pack({i: rows[i].read_ids for i in items_of[prompt]})
+            ]
+            lengths = [len(prompts[prompt_batch[p]]) + len(row.ids) for p, row in packed]
+            for decoder_batch in token_budget_batches(lengths, self._max_tokens_per_batch):
+                prompts_B = torch.tensor([packed[b][0] for b in decoder_batch], device=self._model.device)
+                packed_rows = [packed[b][1] for b in decoder_batch]
+                ids_BT, mask_BT = _padded([row.ids for row in packed_rows], self._model.device)
+                batch, targets = _targets(packed_rows, rows)
+                states_BKD, head = decoder_states(
+                    self._model, encoded.select(prompts_B), ids_BT, mask_BT, targets.first_column
+                )
+                yield batch, targets.logprobs(states_BKD, head)
+
+
+def _targets(packed: Sequence[PackedRow], rows: Sequence[_Row]) -> tuple[list[int], Targets]:
+    """The items of a batch, and the scored tokens of all of them in that order."""
+    items: list[int] = []
+    targets = Targets()
+    for b, packed_row in enumerate(packed):
+        for i, path in packed_row.paths.items():
+            row = rows[i]
+            targets.add(b, path[len(row.context_ids) - 1 :], row.scored_ids, row.closing_ids)
+            items.append(i)
+    return items, targets
+
+
+def _padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids_BT, mask_BT), padded on the right: under causal attention no real token ever sees the padding."""
+    width = max(len(sequence) for sequence in sequences)
+    ids_BT = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences], device=device)
+    mask_BT = torch.tensor([[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences])
+    return ids_BT, mask_BT.to(device)
