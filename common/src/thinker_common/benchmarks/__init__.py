@@ -34,10 +34,10 @@ __all__ = [
 # Each is also the name of its module. Those to evaluate on:
 NAMES: tuple[str, ...] = (
     *("chains", "facts", "graphs", "phrases"),
-    *("gsm8k", "math500"),
+    *("gsm8k", "math500", "minerva_math", "olympiadbench", "amc23", "aime24", "aime25", "gsm8k_aug"),
 )
 # Those to train on only:
-TRAINING_NAMES: tuple[str, ...] = ("math_train",)
+TRAINING_NAMES: tuple[str, ...] = ("math_train", "gsm8k_train")
 
 
 def load_benchmark(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import DataError
 from . import benchmark_module, load_benchmark
-from .problem import Problem
+from .problem import Problem, question_key
 
 MAX_FAILURES = 20  # that a report describes; the counts are complete
 
@@ -125,19 +125,13 @@ def _overlap(ids_of_questions: dict[str, list[str]], other: str, data_dir: str |
     return tuple(row for question, ids in ids_of_questions.items() if question in theirs for row in ids)
 
 
-def question_key(problem: Problem) -> str:
-    """Equal for problems that ask the same: question and options, whatever their order, case and white space."""
-    parts = [problem.question, *sorted(problem.options)]
-    return "\n".join("".join(unicodedata.normalize("NFKC", part).casefold().split()) for part in parts)
-
-
 def boxed(answer: str) -> str:
     r"""An ideal response with this answer."""
     return f"Thus \\boxed{{{answer}}}."
 
 
 def wrong_answer(problem: Problem) -> str:
-    """An answer near the gold that is wrong: the next letter, the other word, the number and one more."""
+    """An answer that is wrong, and near the gold where one can be named: the next letter, the number and one more."""
     match problem.kind:
         case "mcq":
             letters = problem.letters
@@ -146,8 +140,10 @@ def wrong_answer(problem: Problem) -> str:
             return "no" if problem.answer == "yes" else "yes"
         case "math":
             try:
-                return str(int(problem.answer) + 1)
+                gold = int(problem.answer)
             except ValueError:
                 return "7919.5"
+            tolerated = problem.metadata.get("tolerance", 0) + problem.metadata.get("relative_tolerance", 0) * abs(gold)
+            return str(gold + 1 + math.ceil(tolerated))
         case _:
             return f"not {problem.answer}"

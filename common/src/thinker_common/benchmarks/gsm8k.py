@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, read_rows
 
 VERSION = 1
@@ -36,17 +36,17 @@ _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 def load(split: str, data_dir: Path | None, revision: str | None) -> LoadedBenchmark:
     """The problems of "train" or "test"; `steps` are the lines of the solution without calculator marks."""
     found = read_rows("gsm8k", split, data_dir, revision, hub=HUB, columns=COLUMNS)
-    problems = [_problem(row, f"gsm8k/{split}/{index}") for index, row in enumerate(found.rows)]
-    kept = tuple(problem for problem in problems if problem is not None)
-    dropped = {f"no question, or no number after {GOLD_MARK}": len(problems) - len(kept)}
-    return LoadedBenchmark("gsm8k", split, kept, found.revision, found.source, VERSION, dropped)
+    problems, dropped = kept_and_dropped(
+        _problem(row, f"gsm8k/{split}/{index}") for index, row in enumerate(found.rows)
+    )
+    return LoadedBenchmark("gsm8k", split, problems, found.revision, found.source, VERSION, dropped)
 
 
-def _problem(row: dict[str, Any], problem_id: str) -> Problem | None:
+def _problem(row: dict[str, Any], problem_id: str) -> Problem | str:
     solution, mark, gold = row["answer"].rpartition(GOLD_MARK)
     gold = gold.strip().replace(",", "")
     if not mark or not gold or not row["question"].strip():
-        return None
+        return f"no question, or no number after {GOLD_MARK}"
     lines = _CALCULATOR_MARK.sub("", solution).strip().splitlines()
     return Problem(
         id=problem_id,

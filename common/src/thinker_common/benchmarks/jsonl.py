@@ -66,7 +66,7 @@ def parse_lines(path: Path, content: bytes) -> Iterator[Line]:
     """
     empty = True
     for number, raw in enumerate(content.removeprefix(BYTE_ORDER_MARK).split(b"\n"), start=1):
-        text = _decode(path, number, raw)
+        text = decode_line(path, number, raw)
         if not text.strip():
             continue
         empty = False
@@ -81,7 +81,7 @@ def parse_array(path: Path, content: bytes) -> Iterator[Line]:
     Raises DataError as `parse_lines` does, and for a file that is no array.
     """
     text = "\n".join(
-        _decode(path, number, raw)
+        decode_line(path, number, raw)
         for number, raw in enumerate(content.removeprefix(BYTE_ORDER_MARK).split(b"\n"), start=1)
     )
     decoder = json.JSONDecoder()
@@ -136,7 +136,7 @@ def parse_csv(path: Path, content: bytes, header: Sequence[str] = ()) -> Iterato
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         begin = content.rfind(b"\n", 0, error.start) + 1
-        _decode(path, content.count(b"\n", 0, begin) + 1, content[begin:])
+        decode_line(path, content.count(b"\n", 0, begin) + 1, content[begin:])
         raise AssertionError("a line that cannot be decoded") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns, empty, number = list(header), True, 1
@@ -156,7 +156,8 @@ def parse_csv(path: Path, content: bytes, header: Sequence[str] = ()) -> Iterato
         raise DataError(f"{path}: the file holds no rows")
 
 
-def _decode(path: Path, number: int, raw: bytes) -> str:
+def decode_line(path: Path, number: int, raw: bytes) -> str:
+    """Line `number` of a file as text; DataError, with the column, for bytes that are not UTF-8."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

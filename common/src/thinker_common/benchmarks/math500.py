@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .boxed import last_boxed
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, read_rows
 
 VERSION = 1
@@ -44,16 +44,16 @@ def load(split: str, data_dir: Path | None, revision: str | None) -> LoadedBench
 
 def competition_problems(name: str, split: str, found: Rows, version: int) -> LoadedBenchmark:
     """Rows of any copy of MATH as problems; those without a question or an answer are dropped."""
-    problems = [_problem(row, f"{name}/{split}", index) for index, row in enumerate(found.rows)]
-    kept = tuple(problem for problem in problems if problem is not None)
-    dropped = {"no question, or no answer": len(problems) - len(kept)}
-    return LoadedBenchmark(name, split, kept, found.revision, found.source, version, dropped)
+    problems, dropped = kept_and_dropped(
+        _problem(row, f"{name}/{split}", index) for index, row in enumerate(found.rows)
+    )
+    return LoadedBenchmark(name, split, problems, found.revision, found.source, version, dropped)
 
 
-def _problem(row: dict[str, Any], prefix: str, index: int) -> Problem | None:
+def _problem(row: dict[str, Any], prefix: str, index: int) -> Problem | str:
     gold = (row.get("answer") or last_boxed(row["solution"]) or "").strip()
     if not gold or not row["problem"].strip():
-        return None
+        return "no question, or no answer"
     level = re.search(r"[1-5]", str(row.get("level")))  # 3, "Level 3" or "Level ?"
     return Problem(
         id=f"{prefix}/{row.get('unique_id') or index}",

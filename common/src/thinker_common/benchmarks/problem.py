@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -70,6 +72,24 @@ class Problem:
         if self.kind != "mcq":
             return self.answer
         return f"{self.answer}. {self.options[self.letters.index(self.answer)]}"
+
+
+def kept_and_dropped(results: Iterable[Problem | str]) -> tuple[tuple[Problem, ...], dict[str, int]]:
+    """The problems, and for the rest, which are reasons for leaving a row out, how often each occurs."""
+    kept: list[Problem] = []
+    reasons: Counter[str] = Counter()
+    for result in results:
+        if isinstance(result, Problem):
+            kept.append(result)
+        else:
+            reasons[result] += 1
+    return tuple(kept), dict(reasons)
+
+
+def question_key(problem: Problem) -> str:
+    """Equal for problems that ask the same: question and options, whatever their order, case and white space."""
+    parts = [problem.question, *sorted(problem.options)]
+    return "\n".join("".join(unicodedata.normalize("NFKC", part).casefold().split()) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)

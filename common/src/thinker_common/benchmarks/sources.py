@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, UnionType
@@ -58,6 +58,17 @@ class Rows:
         return DataError(f"{self.places[index]}: {message}")
 
 
+def parse_file(path: Path, content: bytes) -> Iterator[Line]:
+    """The rows of a data file, by the ending of its name: .json (an array of objects), .csv (with a header), .jsonl."""
+    match path.suffix:
+        case ".json":
+            return parse_array(path, content)
+        case ".csv":
+            return parse_csv(path, content)
+        case _:
+            return parse_lines(path, content)
+
+
 def read_rows(
     name: str,
     split: str,
@@ -67,6 +78,7 @@ def read_rows(
     hub: HubDataset,
     columns: Sequence[Layout],
     files: Sequence[str] = (),
+    parse: Callable[[Path, bytes], Iterator[Line]] = parse_file,
     local_rows: Mapping[str, int] = MappingProxyType({}),
 ) -> Rows:
     """The rows of `split`: from a file in `<data_dir>/<name>/`, or from the hub where `data_dir` is None.
@@ -75,7 +87,8 @@ def read_rows(
     columns: the layouts that the benchmark's reader knows; the first whose columns are all there is `layout` of the
         result, and each row must then hold values of its types. Null counts as missing.
     files: the names that the original file of this split goes by, the first that is there being read; "<split>.jsonl"
-        if none are given. The ending says how: .jsonl, .json (an array of objects), .csv (with a header).
+        if none are given
+    parse: how a file becomes rows
     local_rows: file -> rows to expect of it, where it is known to hold another number than the hub's split
 
     Another number of rows than expected is a warning, since copies differ.
@@ -92,7 +105,7 @@ def read_rows(
     else:
         path = find_file(name, data_dir, files or (f"{split}.jsonl",))
         content = read_bytes(path)
-        lines = parse_file(path, content)
+        lines = list(parse(path, content))
         rows, places = [line.row for line in lines], [line.place for line in lines]
         source, commit = str(path), fingerprint(content)
         expected = local_rows.get(path.name, expected)
@@ -115,17 +128,6 @@ def expect_rows(source: str, count: int, expected: int | tuple[int, ...]) -> Non
     if count not in accepted:
         wanted = " or ".join(str(number) for number in accepted)
         warnings.warn(f"{source}: {count} rows where {wanted} were expected; say so beside any figure", stacklevel=4)
-
-
-def parse_file(path: Path, content: bytes) -> list[Line]:
-    """The rows of a data file, by the ending of its name: .jsonl, .json (an array of objects), .csv (with a header)."""
-    match path.suffix:
-        case ".json":
-            return list(parse_array(path, content))
-        case ".csv":
-            return list(parse_csv(path, content))
-        case _:
-            return list(parse_lines(path, content))
 
 
 def find_file(name: str, data_dir: Path, files: Sequence[str]) -> Path:
