@@ -45,7 +45,7 @@ def recipe_settings(name, *overrides):
         (["train", "--config", "."], ".: Is a directory"),
         (["train", "method.credt=none"], "command line: unknown setting 'method.credt'; did you mean 'method.credit'?"),
         (["train", "credit=none"], "command line: unknown setting 'credit'; did you mean 'method.credit'?"),
-        (["train", "method.credit=most"], "command line: method.credit = 'most': expected one of none, controlled"),
+        (["train", "method.credit=most"], "command line: method.credit = 'most': expected one of none, additive, clipped, direction_preserving, controlled, projection, rlsd"),
         (["train", "method.credit_strength=1"], "command line: method.credit_strength = 1.0: expected a number from 0 to below 1"),
         (["train", "training.num_generations=1"], "training.num_generations = 1: expected a whole number of at least 2 (a response is compared with the others of its group)"),
         (["train", "data.limit=many"], "command line: data.limit = 'many': expected a whole number or null"),

@@ -53,7 +53,8 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_text(self, data: str) -> yaml.ScalarNode:
         # PyYAML folds these line breaks into spaces in every style but the double-quoted one.
-        style = '"' if any(character in data for character in "\x85\u2028\u2029") else None
+        unusual = any(character in data for character in "\x85\u2028\u2029")
+        style = '"' if unusual else "|" if "\n" in data else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 

@@ -4,6 +4,8 @@ Everything here is over the rollout of all processes: W responses, of which the 
 reasoning tokens.
 """
 
+from math import nan
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def rollout_statistics(
     no_signal = (advantages_W.view(len(group_std), -1) == 0).all(1)
     return {
         "reward": rewards.mean().item(),
-        "reward_std": rewards.std().item(),
+        "reward_std": rewards.std().item() if len(rewards) > 1 else nan,
         "answer_logprob": answer_logprobs_W.nanmean().item(),
         "well_formed_rate": well_formed_W.float().mean().item(),
         "boxed_rate": boxed_W.float().mean().item(),

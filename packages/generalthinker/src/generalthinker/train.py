@@ -136,20 +136,20 @@ SHOWN_CREDITS = 3
 
 
 def _shown_credit(trainer: GeneralThinkerTrainer, tokenizer: PreTrainedTokenizerBase) -> list[TokenHeat]:
-    """The token credit of the newest rollout's first group, as the report draws it."""
-    group = trainer.last_credit[: trainer.num_generations]
+    """The token credit of the newest rollout, as the report draws it: responses that have one first."""
+    rollout = sorted(trainer.last_credit, key=lambda shown: not any(shown[1]))
     note = (
         "blue: the policy that has seen the answer finds the token likelier than the reference policy; red: less likely"
     )
     return [
         TokenHeat(
-            title=f"Token credit in the last rollout, response {number} of {len(group)}",
+            title=f"Token credit in the last rollout, response {number} of {len(rollout)}",
             tokens=token_texts(tokenizer, ids),
             values=weights[: len(ids)],
             note=note,
             limit=1.0,
         )
-        for number, (ids, weights) in enumerate(group[:SHOWN_CREDITS], start=1)
+        for number, (ids, weights) in enumerate(rollout[:SHOWN_CREDITS], start=1)
     ]
 
 
