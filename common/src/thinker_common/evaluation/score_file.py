@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, SettingsError
-from ..likelihood.boundary import encode_answer, encode_mid_text, encode_start
+from ..errors import DataError
+from ..likelihood.boundary import encode_answer, encode_mid_text, encode_output_start, encode_start
 from ..likelihood.scorer import AnswerScore, AnswerScorer, Closing, ScoringItem
 from ..models.chat import render_prompt
 from . import statistics
@@ -83,11 +83,10 @@ def score_rows(
     model's positions, UserError when `output` was written under other settings; SettingsError for an impossible one.
     """
     scorer = AnswerScorer(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch, closing=closing)
-    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     digest = hashlib.sha256()
     lengths: dict[str | int, int] = {}
     for row in rows:
-        token_ids = _encode(tokenizer, row, chat_template, limit)
+        token_ids = _encode(model, tokenizer, row, chat_template)
         lengths[row.id] = sum(map(len, token_ids))
         digest.update(repr((row.id, token_ids)).encode())
     settings = {
@@ -121,30 +120,35 @@ def read_scores(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def _items(tokenizer: PreTrainedTokenizerBase, row: ScoringRow, chat_template: str) -> list[ScoringItem]:
-    prompt = (
-        row.prompt if chat_template == "none" else render_prompt(tokenizer, row.prompt, chat_template=chat_template)
-    )
+    prompt: str | list[int] = row.prompt
+    if chat_template != "none":
+        prompt = render_prompt(tokenizer, row.prompt, chat_template=chat_template)
     return [ScoringItem(prompt, row.reasoning, answer, row.suffix) for answer in row.answers]
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, row: ScoringRow, chat_template: str, limit: int | None
-) -> list[list[int]]:
-    """Token ids of the context and of each answer. DataError for what the scorer would refuse in the middle."""
+def _encode(model: Any, tokenizer: PreTrainedTokenizerBase, row: ScoringRow, chat_template: str) -> list[list[int]]:
+    """Token ids of prompt, reasoning and answers, as the scorer has them. DataError for what it would refuse."""
+    encoder_decoder = model.config.is_encoder_decoder
+    [item, *_] = _items(tokenizer, row, chat_template)
     try:
-        [item, *_] = _items(tokenizer, row, chat_template)
-        context = encode_start(tokenizer, item.prompt) if isinstance(item.prompt, str) else list(item.prompt)
-        if row.reasoning:
-            context += encode_mid_text(tokenizer, row.reasoning)
-        answers = [list(encode_answer(tokenizer, answer, closing=row.suffix).ids) for answer in row.answers]
-    except SettingsError:  # of the chat template, whatever the row
-        raise
+        if not isinstance(item.prompt, str):
+            prompt = list(item.prompt)
+        else:
+            prompt = tokenizer(item.prompt)["input_ids"] if encoder_decoder else encode_start(tokenizer, item.prompt)
+        encode_reasoning = encode_output_start if encoder_decoder else encode_mid_text
+        reasoning = encode_reasoning(tokenizer, row.reasoning) if row.reasoning else []
+        at_start = encoder_decoder and not reasoning
+        answers = [
+            list(encode_answer(tokenizer, answer, closing=row.suffix, at_start=at_start).ids) for answer in row.answers
+        ]
     except ValueError as error:
         raise row.line.error(str(error)) from error
-    longest = len(context) + max(map(len, answers))
+    output = len(reasoning) + max(map(len, answers))
+    longest = max(len(prompt), 1 + output) if encoder_decoder else len(prompt) + output
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise row.line.error(f"{longest} tokens with its longest answer, more than the model's {limit} positions")
-    return [context, *answers]
+    return [prompt, reasoning, *answers]
 
 
 def _blocks(
