@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from thinker_common.benchmarks import NAMES, gsm8k, load_benchmark
+from thinker_common.benchmarks import gsm8k, load_benchmark
 from thinker_common.benchmarks.problem import Problem
 from thinker_common.errors import DataError, UserError
 from thinker_common.evaluation.grading import GRADERS, grade
@@ -257,7 +257,7 @@ def wrong_answer(problem: Problem) -> str:
             return "7919.5"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["chains", "facts", "graphs", "phrases", "gsm8k", "math500"])
 def test_gold_scores_one_and_a_wrong_answer_zero(name, hub):
     hub.rows = {"gsm8k": GSM8K_ROWS, "math500": MATH500_ROWS}.get(name, [])
     problems = load_small(name, limit=100).problems

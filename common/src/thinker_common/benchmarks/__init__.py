@@ -35,9 +35,10 @@ __all__ = [
 NAMES: tuple[str, ...] = (
     *("chains", "facts", "graphs", "phrases"),
     *("gsm8k", "math500", "minerva_math", "olympiadbench", "amc23", "aime24", "aime25", "gsm8k_aug"),
+    *("gpqa", "gpqa_diamond", "mmlu", "mmlu_pro", "mmlu_redux", "supergpqa", "csqa", "obqa", "strategyqa", "prosqa"),
 )
 # Those to train on only:
-TRAINING_NAMES: tuple[str, ...] = ("math_train", "gsm8k_train")
+TRAINING_NAMES: tuple[str, ...] = ("math_train", "gsm8k_train", "crossthink", "generalthinker_mix")
 
 
 def load_benchmark(

@@ -17,10 +17,11 @@ from .sources import HubDataset, Layout, Rows, read_rows
 VERSION = 1
 HUB_ID = "nlile/hendrycks-MATH-benchmark"
 HUB_REVISION = "465bcdb36f5962aa3512891498966df785fc3c18"
+HUB = HubDataset(HUB_ID, "default", HUB_REVISION, {"test": 500})
 INFO = BenchmarkInfo(
     title="MATH-500",
     kind="math",
-    hub=HubDataset(HUB_ID, "default", HUB_REVISION, {"test": 500}),
+    hub=HUB,
     license="MIT",
     citation="Hendrycks et al. 2021, Measuring Mathematical Problem Solving With the MATH Dataset, arXiv 2103.03874; "
     "the 500 are those of Lightman et al. 2023, Let's Verify Step by Step, arXiv 2305.20050",
@@ -36,10 +37,8 @@ COLUMNS: tuple[Layout, ...] = ({"problem": str, "solution": str},)
 
 def load(split: str, data_dir: Path | None, revision: str | None) -> LoadedBenchmark:
     """The 500 problems, with `subject` and `level` (1 to 5, or None) as groups."""
-    assert INFO.hub is not None
-    return competition_problems(
-        "math500", split, read_rows("math500", split, data_dir, revision, hub=INFO.hub, columns=COLUMNS), VERSION
-    )
+    found = read_rows("math500", split, data_dir, revision, hub=HUB, columns=COLUMNS)
+    return competition_problems("math500", split, found, VERSION)
 
 
 def competition_problems(name: str, split: str, found: Rows, version: int) -> LoadedBenchmark:
