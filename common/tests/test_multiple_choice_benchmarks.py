@@ -23,6 +23,7 @@ from thinker_common.benchmarks import (
     mmlu_pro,
     mmlu_redux,
     obqa,
+    prosqa,
     sources,
     supergpqa,
 )
@@ -767,3 +768,25 @@ def test_real_mmlu(data_dir):
     assert load(mmlu, data_dir=data_dir, subjects="philosophy").problems == tuple(
         p for p in problems if p.metadata["subject"] == "philosophy"
     )
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (gpqa, {"option_seed": "one"}, "option_seed = 'one': must be a whole number"),
+        (gpqa_diamond, {"option_order": None}, "option_order = None: must be one of shuffled, alphabetical"),
+        (mmlu, {"subjects": ["virology"]}, "subjects = ['virology']: must be names separated by commas"),
+        (mmlu_redux, {"gold": True}, "gold = True: must be one of all, ok, corrected"),
+        (supergpqa, {"sample_size": 10.5}, "sample_size = 10.5: must be a whole number"),
+        (supergpqa, {"sample_seed": True}, "sample_seed = True: must be a whole number"),
+        (obqa, {"facts": "yes"}, "facts = 'yes': must be true or false"),
+        (crossthink, {"questions": 10}, "questions = 10: must be one of ten_options, multiple_choice, all"),
+        (prosqa, {"hub_id": 3}, "hub_id = 3: must be the name of a data set, like someone/prosqa"),
+    ],
+)
+def test_an_impossible_option_is_an_error_before_anything_is_read(module, options, message):
+    with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
+        module.load("train" if module is crossthink else "test", None, None, **options)

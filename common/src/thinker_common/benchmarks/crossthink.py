@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from ..errors import SettingsError
-from .multiple_choice import choice_problem, kept_and_dropped
-from .problem import LETTERS, BenchmarkInfo, LoadedBenchmark, Problem
+from .multiple_choice import choice_problem
+from .problem import LETTERS, BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, read_rows
 
 VERSION = 1

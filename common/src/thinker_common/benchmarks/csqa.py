@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import DataError
-from .multiple_choice import choice_problem, kept_and_dropped, labelled_options, nested_question
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .multiple_choice import choice_problem, labelled_options, nested_question
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, read_rows
 
 VERSION = 1

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import DataError, SettingsError
-from .multiple_choice import choice_problem, kept_and_dropped
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .multiple_choice import check_whole_number, choice_problem
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, check_split, read_rows
 
 VERSION = 1
@@ -75,6 +75,7 @@ def load_set(
     assert hub is not None
     if option_order not in get_args(OptionOrder):
         raise SettingsError(f"option_order = {option_order!r}: must be one of {', '.join(get_args(OptionOrder))}")
+    check_whole_number("option_seed", option_seed)
     check_split(name, split, hub)
     files = [f"{hub.config}{ending}" for ending in (".csv", ".jsonl")]
     try:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..errors import DataError, SettingsError
 from .jsonl import fingerprint, parse_csv, read_bytes
-from .multiple_choice import choice_problem, gold_position, kept_and_dropped, texts
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .multiple_choice import choice_problem, gold_position, texts
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, check_split, expect_rows, read_rows
 
 VERSION = 1
@@ -103,6 +103,8 @@ def load(split: str, data_dir: Path | None, revision: str | None, *, subjects: s
 
 def subject_names(subjects: str) -> tuple[str, ...]:
     """The subjects in a list separated by commas; SettingsError for one that MMLU does not have."""
+    if not isinstance(subjects, str):
+        raise SettingsError(f"subjects = {subjects!r}: must be names separated by commas")
     names = tuple(name.strip() for name in subjects.split(",") if name.strip())
     for name in names:
         if name not in AREAS:

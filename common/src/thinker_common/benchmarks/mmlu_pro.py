@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .multiple_choice import choice_problem, gold_position, kept_and_dropped, texts
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .multiple_choice import choice_problem, gold_position, texts
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, read_rows
 
 VERSION = 1

@@ -16,8 +16,8 @@ from typing import Literal, get_args
 from ..errors import SettingsError
 from .jsonl import fingerprint
 from .mmlu import AREAS, SUBJECTS, subject_names
-from .multiple_choice import choice_problem, gold_position, kept_and_dropped, texts
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .multiple_choice import choice_problem, gold_position, texts
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, check_split, read_rows
 
 VERSION = 1

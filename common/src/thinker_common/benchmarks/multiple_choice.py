@@ -1,4 +1,4 @@
-"""What the readers of multiple-choice data sets share: options, gold positions, and the count of rows left out.
+"""What the readers of multiple-choice data sets share: options in their shapes, and gold positions.
 
 The gold is held as a position from the start. Looking it up again by its text can pick the wrong one of two options
 with the same text, which several data sets have.
@@ -7,24 +7,12 @@ with the same text, which several data sets have.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import SettingsError
 from .problem import LETTERS, Problem
 from .sources import Rows
-
-
-def kept_and_dropped(results: Iterable[Problem | str]) -> tuple[tuple[Problem, ...], dict[str, int]]:
-    """The problems, and for the rest, which are reasons for leaving a row out, how often each occurs."""
-    kept: list[Problem] = []
-    reasons: Counter[str] = Counter()
-    for result in results:
-        if isinstance(result, Problem):
-            kept.append(result)
-        else:
-            reasons[result] += 1
-    return tuple(kept), dict(reasons)
 
 
 def choice_problem(
@@ -55,6 +43,14 @@ def choice_problem(
         steps=tuple(steps),
         metadata=metadata,
     )
+
+
+def check_whole_number(name: str, value: object, least: int | None = None) -> None:
+    """SettingsError for an option that is no whole number, or one below `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingsError(f"{name} = {value!r}: must be a whole number")
+    if least is not None and value < least:
+        raise SettingsError(f"{name} = {value}: must be at least {least}")
 
 
 def gold_position(gold: object) -> int | None:

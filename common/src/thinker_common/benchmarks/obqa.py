@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .multiple_choice import choice_problem, kept_and_dropped, labelled_options, nested_question
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from ..errors import SettingsError
+from .multiple_choice import choice_problem, labelled_options, nested_question
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, read_rows
 
 VERSION = 1
@@ -41,6 +42,8 @@ def load(split: str, data_dir: Path | None, revision: str | None, *, facts: bool
     facts: read the copy that gives the fact behind each question, `obqa/<part>_complete.jsonl` or the hub's
         "additional", and put it into `steps`
     """
+    if not isinstance(facts, bool):
+        raise SettingsError(f"facts = {facts!r}: must be true or false")
     part = FILES.get(split, split)
     files = (f"{part}_complete.jsonl",) if facts else (f"{part}.jsonl", f"{split}.jsonl")
     columns = tuple({**layout, "fact1": str} for layout in COLUMNS) if facts else COLUMNS

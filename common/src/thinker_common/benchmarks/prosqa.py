@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import DataError
-from .multiple_choice import kept_and_dropped, texts
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from ..errors import DataError, SettingsError
+from .multiple_choice import texts
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, read_rows
 
 VERSION = 1
@@ -46,6 +46,8 @@ def load(split: str, data_dir: Path | None, revision: str | None, *, hub_id: str
 
     hub_id: a data set on the hub with the authors' columns, for those who have one; asked where `data_dir` is None
     """
+    if not isinstance(hub_id, str):
+        raise SettingsError(f"hub_id = {hub_id!r}: must be the name of a data set, like someone/prosqa")
     if data_dir is None and not hub_id:
         raise DataError(
             "prosqa is not on the Hugging Face hub: give the authors' files (github.com/facebookresearch/coconut), "

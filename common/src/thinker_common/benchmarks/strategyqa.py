@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 
 from ..errors import DataError
-from .multiple_choice import kept_and_dropped
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, check_split, read_rows
 
 VERSION = 1

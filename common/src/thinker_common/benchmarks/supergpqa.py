@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from ..errors import SettingsError
-from .multiple_choice import choice_problem, gold_position, kept_and_dropped, texts
-from .problem import BenchmarkInfo, LoadedBenchmark, Problem
+from .multiple_choice import check_whole_number, choice_problem, gold_position, texts
+from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, read_rows
 
 VERSION = 1
@@ -54,8 +53,9 @@ def load(
     sample_size: keep this many, each subfield in proportion to its size. Which ones follows from (sample_seed, uuid)
         alone: the order of the rows does not matter.
     """
-    if sample_size is not None and sample_size < 1:
-        raise SettingsError(f"sample_size = {sample_size}: must be at least 1")
+    if sample_size is not None:
+        check_whole_number("sample_size", sample_size, least=1)
+    check_whole_number("sample_seed", sample_seed)
     files = ("SuperGPQA-all.jsonl", f"{split}.jsonl")
     found = read_rows("supergpqa", split, data_dir, revision, hub=HUB, columns=COLUMNS, files=files)
     problems, dropped = kept_and_dropped(
