@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +25,20 @@ def fail_command(kind: str, count: Annotated[int, typer.Option(min=1)] = 1) -> N
         "data": DataError("rows.jsonl, line 3, column 7: not JSON"),
         "full": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/results.json"),
         "denied": PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/root/x"),
+        "below": NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "file/x"),
+        "long": OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "nnn"),
         "safetensors": Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
         "interrupt": KeyboardInterrupt(),
         "bug": FileNotFoundError(errno.ENOENT, "No such file", "internal"),
     }
     raise errors[kind]
+
+
+@app.command("warn")
+def warn_command() -> None:
+    """Warns."""
+    warnings.warn("the file has 3 rows where 5 were expected;\n  say so", stacklevel=1)
+    typer.echo("done")
 
 
 @app.command("pass")
@@ -51,6 +61,8 @@ def ended(capsys, *arguments):
         ("data", "error: rows.jsonl, line 3, column 7: not JSON\n"),
         ("full", "error: disk full: runs/x/results.json\n"),
         ("denied", "error: permission denied: /root/x\n"),
+        ("below", "error: lies below a file: file/x\n"),
+        ("long", "error: the name is too long: nnn\n"),
         (
             "safetensors",
             "error: disk full: Error while serializing: I/O error: No space left on device (os error 28)\n",
@@ -100,6 +112,12 @@ def test_interrupt_version_success_and_no_arguments(capsys):
     code, out, err = ended(capsys)
     assert (code, err) == (0, "")
     assert "Fails." in out
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_warning_is_one_line_without_source(capsys):
+    message = "warning: the file has 3 rows where 5 were expected; say so\n"
+    assert ended(capsys, "warn") == (0, "done\n", message)
 
 
 def test_libraries_do_not_talk_where_there_is_nothing_to_say():

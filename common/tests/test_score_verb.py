@@ -256,7 +256,7 @@ def test_encoder_decoder_models(score, tmp_path, tokenizers):
         {"prompt": "the answer", "reasoning": "3 + 4 = 7 so ", "answer": "words"},
     ]
     write(tmp_path / "rows.jsonl", rows)
-    code, out, err = score(model=str(tmp_path / "t5"))
+    code, _, err = score(model=str(tmp_path / "t5"))
     assert (code, err) == (0, "")
     for item, scored in zip(items(rows), flat(tmp_path / "rows.scores.jsonl"), strict=True):
         read = tokenizer(item.reasoning, add_special_tokens=False)["input_ids"] if item.reasoning else []
@@ -327,7 +327,7 @@ def test_killed_in_the_middle(score, model, tmp_path):
     assert (code, err) == (0, "")
     assert json.loads(out)["new_rows"] == len(rows) - done
     assert [row["id"] for row in read_scores(output)[1]] == list(range(1, len(rows) + 1))
-    assert score(file="many.jsonl", *("--output", "whole.jsonl"))[0] == 0
+    assert score("--output", "whole.jsonl", file="many.jsonl")[0] == 0
     same_scores(output, tmp_path / "whole.jsonl")
 
 

@@ -17,12 +17,14 @@ import typer
 
 from ..errors import UserError
 
-# What is wrong with the place a file was to go, in words a user can act on.
+# What is wrong with a place that the user named, in words to act on.
 _DISK = {
     errno.ENOSPC: "disk full",
     errno.EDQUOT: "disk quota used up",
     errno.EROFS: "file system is read-only",
     errno.EACCES: "permission denied",
+    errno.ENOTDIR: "lies below a file",
+    errno.ENAMETOOLONG: "the name is too long",
 }
 
 
@@ -58,6 +60,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     show_traceback = "--traceback" in given
     given = [argument for argument in given if argument != "--traceback"]
     _quieten_libraries()
+    warnings.showwarning = _show_warning
     try:
         # Not standalone: Typer then hands its usage errors over, and returns 130 for an interrupt.
         code = app(given or ["--help"], prog_name=app.info.name, standalone_mode=False)
@@ -84,6 +87,19 @@ def _quieten_libraries() -> None:
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     # TRL still reads the old name of a property of transformers: nothing that a user could change.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    """One line on stderr; which line of the source warns does not help a user."""
+    typer.secho("warning: ", fg="yellow", err=True, nl=False)
+    typer.echo(" ".join(str(message).split()), err=True)
 
 
 def _disk_trouble(error: Exception) -> str | None:

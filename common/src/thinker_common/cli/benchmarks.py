@@ -179,12 +179,12 @@ def _hub_facts(hub: "HubDataset") -> dict[str, Any]:
     }
 
 
-def _rows(splits: Mapping[str, Any]) -> str:
+def _rows(splits: Mapping[str, Any], *, hub_names: bool) -> str:
     """Splits and their numbers of rows in one line."""
     texts = []
     for split, facts in splits.items():
         rows = facts["rows"] if isinstance(facts["rows"], list) else [facts["rows"]]
-        elsewhere = "" if facts["on_the_hub"] == split else f" (the hub's {facts['on_the_hub']})"
+        elsewhere = f" (the hub's {facts['on_the_hub']})" if hub_names and facts["on_the_hub"] != split else ""
         texts.append(f"{split}{elsewhere} {' or '.join(f'{number:,}' for number in rows)}")
     return ", ".join(texts)
 
@@ -199,11 +199,11 @@ def _print_list(facts: list[dict[str, Any]]) -> None:
         table.add_row(
             benchmark["name"],
             benchmark["kind"] if benchmark["use"] == "evaluation" else f"{benchmark['kind']}, training",
-            _rows(hub["splits"]) if hub else "",
+            _rows(hub["splits"], hub_names=False) if hub else "",
             hub["id"] if hub else "none",
             benchmark["license"],
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)  # a file has no width to keep to
 
 
 def _print_facts(facts: Mapping[str, Any]) -> None:
@@ -211,7 +211,10 @@ def _print_facts(facts: Mapping[str, Any]) -> None:
     lines = {"title": facts["title"], "kind": facts["kind"], "use": facts["use"], "version": facts["version"]}
     if hub:
         pinned = hub["revision"] or "not pinned: what the hub holds today"
-        lines |= {"hub": f"{hub['id']}, config {hub['config']}, revision {pinned}", "rows": _rows(hub["splits"])}
+        lines |= {
+            "hub": f"{hub['id']}, config {hub['config']}, revision {pinned}",
+            "rows": _rows(hub["splits"], hub_names=True),
+        }
     lines |= {"licence": facts["license"], "citation": facts["citation"]}
     if facts["shares_questions_with"]:
         lines["shares"] = f"questions with {', '.join(facts['shares_questions_with'])}"
