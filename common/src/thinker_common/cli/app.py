@@ -89,14 +89,7 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: object = None,
-    line: object = None,
-) -> None:
+def _show_warning(message: Warning | str, *_where: object) -> None:
     """One line on stderr; which line of the source warns does not help a user."""
     typer.secho("warning: ", fg="yellow", err=True, nl=False)
     typer.echo(" ".join(str(message).split()), err=True)
