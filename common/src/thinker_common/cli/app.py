@@ -60,7 +60,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
     show_traceback = "--traceback" in given
     given = [argument for argument in given if argument != "--traceback"]
     _quieten_libraries()
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # which needs only the first argument
     try:
         # Not standalone: Typer then hands its usage errors over, and returns 130 for an interrupt.
         code = app(given or ["--help"], prog_name=app.info.name, standalone_mode=False)

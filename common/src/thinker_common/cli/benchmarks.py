@@ -281,8 +281,8 @@ def _print_report(report: "CheckReport") -> None:
     typer.echo(f"questions that occur twice or more: {len(report.duplicates):,}")
     for ids in report.duplicates[:5]:
         typer.echo(printable(f"  {', '.join(ids)}"))
-    for other, ids in report.overlaps.items():
-        found = "not at hand, so not compared" if ids is None else f"{len(ids):,}"
+    for other, shared in report.overlaps.items():
+        found = "not at hand, so not compared" if shared is None else f"{len(shared):,}"
         typer.echo(f"questions that {other} has too: {found}")
     for text in (*report.warnings, *report.failures):
         typer.secho(printable(text), fg="yellow")
