@@ -123,7 +123,8 @@ def test_figures(result):
     assert summary["mean_tokens"] == sum(row["tokens"] for row in result.rows) / 8
     assert summary["wilson_interval"][0] < 5 / 8 < summary["wilson_interval"][1]
     assert summary["grader"] == "default" and summary["seed"] == 0 and summary["dropped"] == {"no answer": 2}
-    assert summary["decoding"] == {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
+    greedy = {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "samples": 1}
+    assert summary["decoding"] == greedy and (summary["samples"], summary["at_k"]) == (1, {})
     assert "rows" not in summary and json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -377,39 +378,6 @@ def test_a_grader_that_does_not_work_stops_before_anything_is_generated(taught, 
 def test_a_prompt_without_room_stops_before_anything_is_generated(taught, tmp_path):
     with pytest.raises(UserError, match="exceeds the model's context of 128 tokens"):
         run(taught, tmp_path / "generations.jsonl", max_new_tokens=127)
-
-
-# --- two evaluations -------------------------------------------------------------------------------------------------
-
-
-def rows_of(correct, **fields):
-    return [
-        {"id": f"p{i}", "correct": bool(value), "grader": "default", "prompt_hash": f"h{i}", **fields}
-        for i, value in enumerate(correct)
-    ]
-
-
-def test_compare_counts_pairs_whatever_their_order():
-    a, b = rows_of([1, 1, 1, 1, 1, 1, 0, 0]), rows_of([0, 0, 0, 0, 0, 1, 0, 1])
-    comparison = compare(a, list(reversed(b)))
-    assert (comparison.both, comparison.only_a, comparison.only_b, comparison.neither) == (1, 5, 1, 1)
-    assert comparison.p_value == 14 / 64
-    assert (comparison.accuracy_a, comparison.accuracy_b, comparison.difference) == (6 / 8, 2 / 8, 4 / 8)
-    low, high = comparison.interval
-    assert low < 0.5 < high and comparison == compare(a, b)
-    assert json.loads(json.dumps(comparison.to_dict(), allow_nan=False))["interval"] == [low, high]
-
-
-def test_compare_refuses_what_is_not_comparable():
-    a = rows_of([1, 0, 1])
-    with pytest.raises(UserError, match="these have 3 and 2, 2 of them shared"):
-        compare(a, a[:2])
-    with pytest.raises(UserError, match="the grader differs for p0: default and generalthinker"):
-        compare(a, rows_of([1, 0, 1], grader="generalthinker"))
-    with pytest.raises(UserError, match="the question, its options or its gold answer differs for p0"):
-        compare(a, rows_of([1, 0, 1], prompt_hash="other"))
-    with pytest.raises(UserError, match="no rows"):
-        compare([], [])
 
 
 def test_rows_of_real_evaluations_compare(result, taught):

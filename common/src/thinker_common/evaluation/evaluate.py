@@ -7,82 +7,40 @@ models that are all wrong, or all right. A response without a closed box has non
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..benchmarks.problem import LoadedBenchmark, Problem
-from ..errors import DataError
+from ..errors import DataError, SettingsError
 from ..likelihood.boundary import encode_answer, split_response
 from ..likelihood.scorer import AnswerScorer, ScoringItem
 from ..models.chat import PROMPT_TEMPLATE, fill, render_prompt
-from . import math_equality, statistics
+from . import math_equality
 from .comparison import Comparison, compare
-from .generate import Generation, Generator
-from .generations import GenerationsFile, Row
-from .grading import grade
+from .generate import Backend, Generation, Generator, check_decoding, check_samples
+from .generations import GenerationsFile, Row, row_key
+from .grading import GRADERS, grade
+from .results import GROUPS, EvaluationResult, summarise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Comparison", "EvaluationResult", "compare", "evaluate", "model_fingerprint", "problem_hash"]
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What a score has to be read with. Rates and accuracies are shares of 1; what does not exist is NaN.
-
-    n: problems; dropped: source rows that became none, by reason
-    accuracy, standard_error, wilson_interval: over all n, the interval at 95 %
-    accuracy_given_boxed, ..._standard_error: over the n * boxed_rate responses with a closed box
-    no_answer_rate: responses from which no answer could be read
-    truncation_rate: responses cut off at max_new_tokens
-    timed_out: responses whose comparison was given up, counted as wrong
-    answer_loglik, ..._standard_error, ..._n: nats, over the responses that have one
-    mean_tokens: of a response
-    decoding: max_new_tokens, temperature, top_p, top_k
-    rows: one a problem, in the benchmark's order
-    """
-
-    benchmark: str
-    version: int
-    split: str
-    revision: str | None
-    source: str
-    dropped: dict[str, int]
-    n: int
-    accuracy: float
-    standard_error: float
-    wilson_interval: tuple[float, float]
-    accuracy_given_boxed: float
-    accuracy_given_boxed_standard_error: float
-    boxed_rate: float
-    no_answer_rate: float
-    truncation_rate: float
-    timed_out: int
-    answer_loglik: float
-    answer_loglik_standard_error: float
-    answer_loglik_n: int
-    mean_tokens: float
-    grader: str
-    seed: int
-    decoding: dict[str, Any]
-    template: str
-    chat_template: str
-    rows: list[Row] = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the rows, as JSON takes it: NaN becomes None."""
-        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "rows"}
-        values["wilson_interval"] = [_finite(bound) for bound in self.wilson_interval]
-        return {name: _finite(value) if isinstance(value, float) else value for name, value in values.items()}
+__all__ = [
+    "Comparison",
+    "EvaluationResult",
+    "compare",
+    "evaluate",
+    "model_fingerprint",
+    "problem_hash",
+    "prompt_ids",
+    "protocol",
+]
 
 
 def evaluate(
@@ -97,57 +55,70 @@ def evaluate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
+    samples: int = 1,
+    ks: Sequence[int] | None = None,
     max_tokens_per_batch: int = 8192,
     seed: int = 0,
     grader: str = "default",
     score_answers: bool = True,
+    backend: Backend | None = None,
+    fingerprint: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Evaluate `model` on every problem of `benchmark`.
 
-    output: `generations.jsonl`; rows are appended as batches finish, and a run that was killed goes on from them.
+    output: `generations.jsonl`; rows are appended as responses finish, and a run that was killed goes on from them.
         None keeps the rows in memory only.
     template: with `{question}`, which becomes the problem's `prompt_text()`; `chat_template`: see `models.chat`
+    samples: responses to each problem. Their tokens follow from `seed`, the problem's id and the number of the sample,
+        whatever the batch and wherever a killed run goes on.
+    ks: for pass@k and maj@k, each at most `samples`; by default the powers of two below `samples`, and `samples`
     score_answers: also score the reference answers
-    progress: called with (problems done, problems in all), first with what an earlier run has done
+    backend: what generates, set up with the same decoding and seed; by default Hugging Face `generate` on `model`.
+        `model` may then be None, without `score_answers`; `fingerprint` is what tells it from other models.
+    progress: called with (responses done, responses in all), first with what an earlier run has done
 
     Raises UserError when `output` was written under other settings, or a prompt leaves no room for the response;
     SettingsError for an impossible setting.
     """
     problems = {problem.id: problem for problem in benchmark.problems}
     assert len(problems) == len(benchmark.problems), "the ids of a benchmark differ"
-    generator = Generator(
-        model,
-        tokenizer,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        max_tokens_per_batch=max_tokens_per_batch,
-        seed=seed,
-    )
-    prompts = {
-        problem.id: render_prompt(
-            tokenizer, fill(template, question=problem.prompt_text()), chat_template=chat_template
+    assert model is not None or (backend is not None and fingerprint and not score_answers)
+    check_decoding(max_new_tokens, temperature, top_p, top_k)
+    check_samples(samples, temperature)
+    ks = _ks(ks, samples)
+    if grader not in GRADERS:
+        raise SettingsError(f"grader = {grader!r}: must be one of {', '.join(GRADERS)}")
+    if backend is None:
+        backend = Generator(
+            model,
+            tokenizer,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            max_tokens_per_batch=max_tokens_per_batch,
+            seed=seed,
         )
+    prompts = {
+        problem.id: prompt_ids(model, tokenizer, problem, template=template, chat_template=chat_template)
         for problem in benchmark.problems
     }
-    generator.check_lengths(list(prompts.values()))  # before the file is begun
-    decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    backend.check_lengths(list(prompts.values()))  # before the file is begun
+    decoding = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "samples": samples,
+    }
     settings = {
-        "benchmark": benchmark.name,
-        "version": benchmark.version,
-        "split": benchmark.split,
-        "revision": benchmark.revision,
+        **protocol(benchmark, template=template, chat_template=chat_template, grader=grader, decoding=decoding),
         "n": len(problems),
-        "problems": _hash([(problem.id, problem_hash(problem)) for problem in benchmark.problems]),
-        "model": model_fingerprint(model),
-        "template": template,
-        "chat_template": chat_template,
-        "prompts": _hash(list(prompts.values())),
-        **decoding,
+        "problems": short_hash([(problem.id, problem_hash(problem)) for problem in benchmark.problems]),
+        "model": fingerprint or model_fingerprint(model),
+        "prompts": short_hash(list(prompts.values())),
         "seed": seed,
-        "grader": grader,
         "score_answers": score_answers,
     }
     if any(problem.kind == "math" for problem in benchmark.problems):
@@ -157,56 +128,114 @@ def evaluate(
         _check_answers(tokenizer, benchmark.problems)
         scorer = AnswerScorer(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch)
 
-    rows: dict[str, Row] = {}
+    total = len(problems) * samples
+    rows: dict[tuple[str, int], Row] = {}
     with GenerationsFile(output, settings) if output is not None else nullcontext() as file:
-        rows.update((row["id"], row) for row in (file.rows if file is not None else []))
-        pending = [problem for problem in benchmark.problems if problem.id not in rows]
+        rows.update((row_key(row), row) for row in (file.rows if file is not None else []))
+        # Every sample is a prompt of its own with a key of its own, so that the missing ones can be asked for alone.
+        wanted = [(problem, sample) for problem in benchmark.problems for sample in range(samples)]
+        pending = [(problem, sample) for problem, sample in wanted if (problem.id, sample) not in rows]
         if progress is not None:
-            progress(len(rows), len(problems))
+            progress(len(rows), total)
 
-        def on_batch(indices: Sequence[int], generations: Sequence[Generation]) -> None:
-            batch = [pending[index] for index in indices]
-            batch_prompts = [prompts[problem.id] for problem in batch]
-            finished = _rows(batch, batch_prompts, generations, tokenizer, scorer, generator.context, grader)
+        def on_batch(indices: Sequence[int], responses: Sequence[list[Generation]]) -> None:
+            finished = _rows(
+                [pending[index] for index in indices],
+                [prompts[pending[index][0].id] for index in indices],
+                [generation for (generation,) in responses],
+                model,
+                tokenizer,
+                scorer,
+                grader,
+            )
             if file is not None:
                 file.append(finished)
-            rows.update((row["id"], row) for row in finished)
+            rows.update((row_key(row), row) for row in finished)
             if progress is not None:
-                progress(len(rows), len(problems))
+                progress(len(rows), total)
 
-        generator.generate([prompts[problem.id] for problem in pending], on_batch=on_batch)
+        backend.sample(
+            [prompts[problem.id] for problem, _ in pending],
+            keys=[f"{problem.id}#{sample}" for problem, sample in pending],
+            on_batch=on_batch,
+        )
 
-    ordered = [rows[problem.id] for problem in benchmark.problems]
-    return _result(benchmark, ordered, grader, seed, decoding, template, chat_template)
+    return summarise(
+        benchmark,
+        [rows[problem.id, sample] for problem, sample in wanted],
+        samples=samples,
+        ks=ks,
+        grader=grader,
+        seed=seed,
+        decoding=decoding,
+        template=template,
+        chat_template=chat_template,
+    )
+
+
+def protocol(
+    benchmark: LoadedBenchmark, *, template: str, chat_template: str, grader: str, decoding: dict[str, Any]
+) -> dict[str, Any]:
+    """The settings that two evaluations must share before their scores are compared; see `comparison`."""
+    return {
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "split": benchmark.split,
+        "revision": benchmark.revision,
+        "template": template,
+        "chat_template": chat_template,
+        "grader": grader,
+        **decoding,
+    }
+
+
+def prompt_ids(
+    model: Any, tokenizer: PreTrainedTokenizerBase, problem: Problem, *, template: str, chat_template: str
+) -> list[int]:
+    """What the model reads of a problem. An encoder reads it as a whole text, ended as the tokenizer ends one."""
+    text = fill(template, question=problem.prompt_text())
+    if model is not None and model.config.is_encoder_decoder:
+        ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+        return ids
+    return render_prompt(tokenizer, text, chat_template=chat_template)
+
+
+def _ks(ks: Sequence[int] | None, samples: int) -> list[int]:
+    if ks is None:
+        return [*(2**power for power in range(samples.bit_length()) if 2**power < samples), samples]
+    for k in ks:
+        if not 1 <= k <= samples:
+            raise SettingsError(f"k = {k}: must be at least 1 and at most the number of samples, {samples}")
+    return sorted(set(ks))
 
 
 def _rows(
-    problems: Sequence[Problem],
+    asked: Sequence[tuple[Problem, int]],
     prompts: Sequence[Sequence[int]],
     generations: Sequence[Generation],
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     scorer: AnswerScorer | None,
-    context: int | None,
     grader: str,
 ) -> list[Row]:
-    grades = [grade(p, generation.text, grader=grader) for p, generation in zip(problems, generations, strict=True)]
-    logliks: list[float | None] = [None] * len(problems)
+    grades = [grade(p, generation.text, grader=grader) for (p, _), generation in zip(asked, generations, strict=True)]
+    logliks: list[float | None] = [None] * len(asked)
     if scorer is not None:
         items: dict[int, ScoringItem] = {}
-        for index, (problem, prompt, generation) in enumerate(zip(problems, prompts, generations, strict=True)):
+        for index, ((problem, _), prompt, generation) in enumerate(zip(asked, prompts, generations, strict=True)):
             if grades[index].boxed:
                 # Not told of truncation: a response that was cut off after its box has an answer all the same.
                 split = split_response(tokenizer, generation.token_ids, truncated=False)
                 reasoning = generation.token_ids[: split.reasoning_length]
-                answer = encode_answer(tokenizer, problem.target(), opening=split.opening)
-                # A reference longer than the model's own answer may not fit into what is left of the context.
-                if context is None or len(prompt) + len(reasoning) + len(answer.ids) <= context:
-                    items[index] = ScoringItem(prompt, reasoning, problem.target(), suffix="}", opening=split.opening)
+                item = ScoringItem(prompt, reasoning, problem.target(), suffix="}", opening=split.opening)
+                if _fits(model, item, encode_answer(tokenizer, problem.target(), opening=split.opening).ids):
+                    items[index] = item
         for index, score in zip(items, scorer.score(list(items.values())), strict=True):
-            logliks[index] = _finite(float(score.sum))
+            logliks[index] = score.sum if math.isfinite(score.sum) else None
     return [
         {
             "id": problem.id,
+            "sample": sample,
             "prompt_hash": problem_hash(problem),
             "text": generation.text,
             "tokens": len(generation.token_ids),
@@ -218,54 +247,17 @@ def _rows(
             "timed_out": graded.timed_out,
             "answer_loglik": loglik,
             "grader": grader,
+            "groups": {name: problem.metadata[name] for name in GROUPS if name in problem.metadata},
         }
-        for problem, generation, graded, loglik in zip(problems, generations, grades, logliks, strict=True)
+        for (problem, sample), generation, graded, loglik in zip(asked, generations, grades, logliks, strict=True)
     ]
 
 
-def _result(
-    benchmark: LoadedBenchmark,
-    rows: list[Row],
-    grader: str,
-    seed: int,
-    decoding: dict[str, Any],
-    template: str,
-    chat_template: str,
-) -> EvaluationResult:
-    def share(key: str) -> float:
-        return statistics.mean([row[key] for row in rows]).value
-
-    accuracy = statistics.mean([row["correct"] for row in rows])
-    given_boxed = statistics.mean([row["correct"] for row in rows if row["boxed"]])
-    loglik = statistics.mean([row["answer_loglik"] for row in rows if row["answer_loglik"] is not None])
-    return EvaluationResult(
-        benchmark=benchmark.name,
-        version=benchmark.version,
-        split=benchmark.split,
-        revision=benchmark.revision,
-        source=benchmark.source,
-        dropped=dict(benchmark.dropped),
-        n=len(rows),
-        accuracy=accuracy.value,
-        standard_error=accuracy.standard_error,
-        wilson_interval=statistics.wilson(sum(row["correct"] for row in rows), len(rows)),
-        accuracy_given_boxed=given_boxed.value,
-        accuracy_given_boxed_standard_error=given_boxed.standard_error,
-        boxed_rate=share("boxed"),
-        no_answer_rate=statistics.mean([row["extracted"] is None for row in rows]).value,
-        truncation_rate=share("truncated"),
-        timed_out=sum(row["timed_out"] for row in rows),
-        answer_loglik=loglik.value,
-        answer_loglik_standard_error=loglik.standard_error,
-        answer_loglik_n=loglik.n,
-        mean_tokens=share("tokens"),
-        grader=grader,
-        seed=seed,
-        decoding=decoding,
-        template=template,
-        chat_template=chat_template,
-        rows=rows,
-    )
+def _fits(model: Any, item: ScoringItem, answer_ids: Sequence[int]) -> bool:
+    """Whether the model has the positions; a reference longer than the model's own answer may not fit."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    before = 1 if model.config.is_encoder_decoder else len(item.prompt)  # a decoder starts with one token of its own
+    return positions is None or before + len(item.reasoning) + len(answer_ids) <= positions
 
 
 def _check_answers(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> None:
@@ -279,7 +271,7 @@ def _check_answers(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Proble
 
 def problem_hash(problem: Problem) -> str:
     """Tells apart other wordings, other orders of options and other golds behind one id; no prompt template in it."""
-    return _hash([problem.prompt_text(), problem.answer])
+    return short_hash([problem.prompt_text(), problem.answer])
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
@@ -293,9 +285,6 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _hash(value: Any) -> str:
+def short_hash(value: Any) -> str:
+    """Of plain data."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

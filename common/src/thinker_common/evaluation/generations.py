@@ -1,4 +1,6 @@
-"""`generations.jsonl`: one line for the settings, then one a response, appended as batches finish.
+"""`generations.jsonl`: one line for the settings, then one a response, appended as they finish.
+
+A row is told apart by its `id`, that of the problem, and where a problem has several responses by its `sample` besides.
 
 A killed run leaves whole lines, save perhaps the last, and goes on from them.
 """
@@ -31,14 +33,28 @@ def read_generations(path: str | Path) -> tuple[dict[str, Any], list[dict[str, A
     header = lines[0].row
     if not isinstance(header.get("settings"), dict):
         raise lines[0].error("no settings of an evaluation here; this is another kind of file")
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     for line in lines[1:]:
         if "id" not in line.row:
             raise line.error("a row without an id")
-        if line.row["id"] in rows:
-            raise line.error(f"the problem {line.row['id']!r} again")
-        rows[line.row["id"]] = line.row
+        if row_key(line.row) in rows:
+            sample = f", sample {line.row['sample']}," if "sample" in line.row else ""
+            raise line.error(f"the problem {line.row['id']!r}{sample} again")
+        rows[row_key(line.row)] = line.row
     return header["settings"], list(rows.values())
+
+
+def row_key(row: Row) -> tuple[str, int]:
+    """What tells a row apart: the problem's id and the number of the sample."""
+    return row["id"], row.get("sample", 0)
+
+
+def by_problem(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each problem in the order of their samples; problems in the order of their first row."""
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["id"], []).append(row)
+    return {problem_id: sorted(own, key=row_key) for problem_id, own in grouped.items()}
 
 
 class GenerationsFile:
