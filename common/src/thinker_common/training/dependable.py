@@ -1,0 +1,373 @@
+"""A mixin that makes transformers' Trainer, and TRL's, save and resume dependably, on one rank or many.
+
+    class MyTrainer(DependableMixin, Trainer): ...
+    trainer = MyTrainer(model, args, ..., identity=RunIdentity(settings, data))
+    trainer.train(resume_from_checkpoint=...)      # a path from `choose_together`
+
+- Checkpoints are written as `checkpoints.py` says, by all ranks together: an error on one is an error on all, and the
+  last good checkpoint stays.
+- What a trainer holds beside weights, optimiser and random numbers goes into a file per rank (`rank_state`).
+- SIGTERM and SIGINT save at the end of the optimiser step and end the process with EXIT_SAVED.
+- A step whose loss or gradient is not finite is never trained on; see `nonfinite.py`.
+
+Every private method of transformers that the package overrides stands in this file; a test names each with its
+signature.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from ..distributed import ranks
+from ..distributed.phases import phase
+from ..errors import SettingsError, UserError
+from . import checkpoints, durable
+from .checkpoints import Damaged, Manifest
+from .nonfinite import NonFinite, NonFiniteGuard
+from .resume import ResumePoint, RunIdentity, check_unchanged, choose
+from .signals import SavedAndStopped, StopSignals
+
+T = TypeVar("T")
+
+# What a failed write looks like: Python's own, torch.save's and safetensors'.
+_WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+
+
+class DependableMixin(Trainer):
+    """To stand in front of Trainer, or of a class derived from it, among the bases.
+
+    Args, beside the trainer's own:
+        identity: what a checkpoint has to agree with before this run goes on from it.
+        allow_changes: go on although settings or data are others; each is named in a warning.
+        nonfinite: "stop" or "skip" a step whose loss or gradient is not finite; "skip" needs an engine that leaves
+            the step out, so not ZeRO-0.
+
+    Raises:
+        SettingsError: training arguments with which a run cannot be resumed, or that contradict the above.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        identity: RunIdentity | None = None,
+        allow_changes: bool = False,
+        nonfinite: NonFinite = "stop",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_saving(self.args)
+        self._identity = identity or RunIdentity({}, {})
+        self._allow_changes = allow_changes
+        self._folder = Path(self.args.output_dir)
+        self._guard = NonFiniteGuard(nonfinite, self._folder / "nonfinite")
+        self._signals = StopSignals()
+        self._staging: Path | None = None  # where transformers writes, while it saves
+        self._last_good: Path | None = None
+        self._resumed: Manifest | None = None
+        self._resumed_path: Path | None = None
+        self.add_callback(_Watch(self))
+
+    # ------------------------------------------------------------------------------------------------ what to override
+
+    def rank_state(self) -> dict[str, Any]:
+        """What this rank must find again beside weights, optimiser, schedule, data position and random numbers.
+
+        Tensors and plain data, such as the rollout that the next steps train on. An empty dict where there is nothing,
+        as on the boundary of a rollout: only then may a run go on with another number of ranks.
+        """
+        return {}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `rank_state` gave, before the first step."""
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs: Any) -> TrainOutput:
+        """Trains; with a checkpoint, from there on, as though the run had never stopped.
+
+        Raises:
+            UserError: a checkpoint that is not this run's, or a save that failed.
+            SavedAndStopped: after a signal.
+        """
+        self._together(lambda: self._folder.mkdir(parents=True, exist_ok=True), "make the checkpoint folder")
+        if resume_from_checkpoint is not None:
+            self._resumed_path = Path(resume_from_checkpoint)
+            self._resumed = self._check_resumable(self._resumed_path)
+            self._last_good = self._resumed_path
+        with self._signals:
+            try:
+                output = super().train(
+                    resume_from_checkpoint=None if self._resumed_path is None else str(self._resumed_path), **kwargs
+                )
+            except _NothingLeft:
+                output = TrainOutput(self.state.global_step, 0.0, {})
+        if self.stop_requested():
+            stopped = SavedAndStopped(self._signals.received or "another rank's signal", str(self._last_good))
+            if ranks.is_main():
+                print(stopped, file=sys.stderr)
+            raise stopped
+        return output
+
+    def stop_requested(self) -> bool:
+        """Whether a signal came, on any rank; every rank has to ask."""
+        return ranks.any_rank(self._signals.received is not None)
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        prepared = super()._prepare_inputs(inputs)
+        if self.model.training:
+            self._guard.saw_batch(prepared)
+        return prepared
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self._guard.saw_loss(loss)
+        return loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The last thing before the optimiser's step (DeepSpeed: behind it), with the norm that all ranks share."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        left_out = self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped
+        finite = bool(torch.as_tensor(norm).isfinite()) and not left_out
+        if finite and not ranks.any_rank(not self._guard.losses_finite()):
+            self._guard.passed()
+            return norm
+        if self.is_deepspeed_enabled and not finite and not left_out:
+            raise UserError(
+                f"step {self.state.global_step + 1}: the gradient is not finite, and DeepSpeed trained on it. Go on "
+                f"from {self._last_good}; with ZeRO-1 to 3 in float32, or bf16.check_grad_overflow = true in the "
+                "DeepSpeed configuration, such a step is left out"
+            )
+        if not self.is_deepspeed_enabled:
+            model.zero_grad(set_to_none=True)  # the optimiser's step then changes nothing, its moments included
+        self._guard.failed(self.state.global_step, ranks.rank(), float(norm))
+        return norm
+
+    # ------------------------------------------------------------------------------------------------ saving
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """transformers and TRL write their files beside; then all ranks seal them, and rank 0 puts them in place."""
+        step = self.state.global_step
+        if self._last_good is not None and self._last_good.name == checkpoints.name_of(step):
+            return  # asked for twice, as at the end of an epoch
+        with phase(f"save checkpoint {step}", patient=True):
+            own = self.rank_state()
+            rank_bound = ranks.any_rank(bool(own))
+            self._on_main(lambda: checkpoints.begin(self._folder), "begin a checkpoint")
+            partial = self._folder / checkpoints.PARTIAL
+            inside = partial / checkpoints.name_of(step)
+
+            def write() -> None:
+                self._staging = partial
+                try:
+                    super(DependableMixin, self)._save_checkpoint(model, trial)
+                finally:
+                    self._staging = None
+                torch.save({"progress": self._progress(), "own": own}, inside / _rank_file(ranks.rank()))
+
+            if self.is_deepspeed_enabled:
+                # It waits for all ranks inside: a rank that cannot write has to end, and the launcher ends the others.
+                try:
+                    write()
+                except _WRITE_ERRORS as error:
+                    raise self._not_saved(error) from error
+            else:
+                self._together(write, f"write {inside.name}")
+            ranks.barrier(f"write {inside.name}")
+
+            names = ranks.from_main(checkpoints.content_names(inside) if ranks.is_main() else [], "list the files")
+
+            def seal() -> dict[str, checkpoints.FileRecord]:
+                if self.args.local_process_index == 0:
+                    checkpoints.sync_content(inside)  # a host knows only what was written on it
+                return checkpoints.record_files(inside, ranks.shard(names))
+
+            records = ranks.gather(self._together(seal, "sync and hash"), "hashes")
+            manifest = Manifest(
+                step=step,
+                ranks=ranks.world_size(),
+                engine=self._engine(),
+                examples_per_step=self._examples_per_step(),
+                rank_bound=rank_bound,
+                settings=self._identity.settings,
+                data=self._identity.data,
+                files=dict(sorted((name, record) for part in records for name, record in part.items())),
+            )
+            self._on_main(lambda: checkpoints.commit(self._folder, manifest), "put the checkpoint in place")
+            self._last_good = self._folder / inside.name
+            if self.args.save_total_limit:
+                self._on_main(lambda: checkpoints.prune(self._folder, self.args.save_total_limit), "remove old ones")
+
+    def _on_main(self, action: Callable[[], Any], what: str) -> None:
+        self._together(action if ranks.is_main() else lambda: None, what)
+
+    def _together(self, action: Callable[[], T], what: str) -> T:
+        """Does something on this rank; where it fails on any, it is an error on all."""
+        try:
+            result = action()
+        except _WRITE_ERRORS as error:
+            refused = self._not_saved(error)
+            ranks.raise_together(refused, what)
+            raise refused from error
+        ranks.raise_together(None, what)
+        return result
+
+    def _not_saved(self, error: Exception) -> UserError:
+        """What the user reads when a save fails. What was written of it goes, which may be what filled the disk."""
+        if ranks.is_main():
+            with suppress(OSError):
+                durable.remove_tree(self._folder / checkpoints.PARTIAL)
+        kept = f"{self._last_good} is complete" if self._last_good else "there is no earlier one"
+        reason = f"{self._folder} has vanished" if not self._folder.exists() else str(error)
+        return UserError(
+            f"step {self.state.global_step}: the checkpoint could not be saved: {reason} ({kept}). Make room, or make "
+            "the folder writable, and run the same command again"
+        )
+
+    def _progress(self) -> dict[str, Any]:
+        """What transformers keeps of the steps since the last log, and drops in a checkpoint of its own."""
+        return {
+            "tr_loss": self._tr_loss.detach().cpu(),
+            "total_loss": self._total_loss_scalar,
+            "last_logged": self._globalstep_last_logged,
+        }
+
+    # ------------------------------------------------------------------------------------------------ resuming
+
+    def _check_resumable(self, path: Path) -> Manifest:
+        try:
+            manifest = checkpoints.read_manifest(path)
+        except Damaged as error:
+            raise UserError(f"{path} is not a complete checkpoint: {error}") from error
+        if manifest.engine != self._engine():
+            raise UserError(
+                f"{path} was trained with {_engine_name(manifest.engine)} and this run is with "
+                f"{_engine_name(self._engine())}: their optimiser files are not the same. Go on with the former, or "
+                "start a new run from the checkpoint's weights (model.name_or_path)"
+            )
+        if manifest.examples_per_step != self._examples_per_step():
+            raise UserError(
+                f"{path}: an optimiser step had {manifest.examples_per_step} examples, and would have "
+                f"{self._examples_per_step()}: set training.gradient_accumulation_steps so that it is the same"
+            )
+        if manifest.ranks != ranks.world_size():
+            if manifest.rank_bound:
+                raise UserError(
+                    f"{path} holds what each of {manifest.ranks} ranks was in the middle of, and this run has "
+                    f"{ranks.world_size()}: go on with --gpus {manifest.ranks}, or from a checkpoint between rollouts"
+                )
+            if manifest.engine != "plain":
+                raise UserError(f"{path} is of {manifest.ranks} ranks and this run has {ranks.world_size()}")
+        changes = check_unchanged(manifest, self._identity)
+        if changes and not self._allow_changes:
+            raise UserError(f"{path} is of another run: {'; '.join(changes)}. Undo the change, or allow it")
+        if ranks.is_main():
+            for change in changes:
+                print(f"going on although {change}", file=sys.stderr)
+        return manifest
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._resumed is not None and self._resumed.ranks != ranks.world_size():
+            # The states are of other ranks; new ones, that are the same whenever this is done again.
+            set_seed(self.args.seed + self._resumed.step * ranks.world_size() + ranks.rank())
+        else:
+            super()._load_rng_state(checkpoint)
+
+    def _restore(self) -> None:
+        """The state of this rank, and how far the log was. Called when everything else is loaded."""
+        if self._resumed is None or self._resumed_path is None:
+            return
+        # On other ranks than it was saved on, all are given rank 0's: none has a state of its own then.
+        number = ranks.rank() if self._resumed.ranks == ranks.world_size() else 0
+        saved = torch.load(self._resumed_path / _rank_file(number), weights_only=True, map_location="cpu")
+        self._tr_loss = saved["progress"]["tr_loss"].to(self.args.device)
+        self._total_loss_scalar = saved["progress"]["total_loss"]
+        self._globalstep_last_logged = saved["progress"]["last_logged"]
+        if saved["own"]:
+            self.load_rank_state(saved["own"])
+        self._resumed_path = None
+        if self.state.global_step >= self.state.max_steps:
+            raise _NothingLeft
+
+    def _engine(self) -> str:
+        if not self.is_deepspeed_enabled:
+            return "plain"
+        return f"zero-{self.accelerator.state.deepspeed_plugin.zero_stage}"
+
+    def _examples_per_step(self) -> int:
+        args = self.args
+        return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+class _NothingLeft(Exception):
+    """The checkpoint is the end of the training. transformers would train one more step."""
+
+
+class _Watch(TrainerCallback):
+    """Lets a trainer act where transformers has a callback and no method to override."""
+
+    def __init__(self, trainer: DependableMixin) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer._restore()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._trainer.stop_requested():
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def check_saving(args: TrainingArguments) -> None:
+    """SettingsError on arguments with which a checkpoint could not be resumed or verified."""
+    refused = {
+        "save_only_model": args.save_only_model,
+        "load_best_model_at_end": args.load_best_model_at_end,
+        "push_to_hub": args.push_to_hub,
+        "ignore_data_skip": args.ignore_data_skip,
+        "auto_find_batch_size": args.auto_find_batch_size,
+    }
+    for name, value in refused.items():
+        if value:
+            raise SettingsError(f"training.{name} = true: a run that resumes exactly cannot have it; leave it out")
+    if args.save_strategy == "best":
+        raise SettingsError("training.save_strategy = 'best': expected no, steps or epoch")
+    if args.save_total_limit is not None and args.save_total_limit < 1:
+        raise SettingsError(f"training.save_total_limit = {args.save_total_limit}: expected at least 1")
+
+
+def choose_together(folder: Path, resume: str) -> ResumePoint:
+    """`resume.choose`, done by rank 0 for all; the same UserError on every rank."""
+
+    def ask() -> ResumePoint | UserError:
+        try:
+            return choose(folder, resume)
+        except UserError as error:
+            return error
+
+    with phase("verify checkpoints", patient=True):
+        answer = ranks.from_main(ask() if ranks.is_main() else None, "checkpoint to resume from")
+    if isinstance(answer, UserError):
+        raise answer
+    assert answer is not None
+    return answer
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank_state_{rank}.pt"
+
+
+def _engine_name(engine: str) -> str:
+    return "one process or DDP" if engine == "plain" else f"DeepSpeed {engine.replace('zero', 'ZeRO')}"

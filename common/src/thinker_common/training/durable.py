@@ -1,0 +1,46 @@
+"""File operations that survive a crash, in one place: whatever changes a checkpoint on disk goes through here.
+
+After `sync_file` a file's content is on the disk, after `sync_folder` its name is. A rename within one file system is
+atomic: after a crash there is the old name or the new one.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def make_folder(path: Path) -> None:
+    """FileNotFoundError if the folder it lies in does not exist: a vanished folder is not made again."""
+    path.mkdir()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+
+
+def sync_file(path: Path) -> None:
+    _sync(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Windows cannot open a folder for this, and does without."""
+    if os.name == "posix":
+        _sync(path)
+
+
+def rename(old: Path, new: Path) -> None:
+    """OSError if `new` is a file or a folder that is not empty."""
+    os.rename(old, new)
+
+
+def remove_tree(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
