@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -10,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from thinker_common.benchmarks import gsm8k, load_benchmark
-from thinker_common.benchmarks.problem import Problem
-from thinker_common.errors import DataError, UserError
+from thinker_common.benchmarks import (
+    NAMES,
+    TRAINING_NAMES,
+    benchmark_module,
+    gsm8k,
+    load_benchmark,
+    option_names,
+)
+from thinker_common.benchmarks.problem import KINDS, Problem
+from thinker_common.errors import DataError, SettingsError, UserError
 from thinker_common.evaluation.grading import GRADERS, grade
 
 GSM8K_ROWS = [
@@ -53,11 +61,11 @@ def hub(monkeypatch):
 
     class Hub:
         def __init__(self):
-            self.rows, self.asked, self.newest = [], [], "f" * 40
+            self.rows, self.asked, self.newest, self.serves = [], [], "f" * 40, None
 
         def load_dataset_builder(self, path, name, *, revision):
             self.asked.append((path, name, revision))
-            self.hash = revision or self.newest
+            self.hash = self.serves or revision or self.newest
             return self
 
         def download_and_prepare(self):
@@ -182,6 +190,74 @@ def test_an_unknown_split_or_name_or_limit(tmp_path):
         load_benchmark("gsm9k")
     with pytest.raises(UserError, match="limit = 0: must be at least 1"):
         load_benchmark("gsm8k", limit=0)
+
+
+def test_options_of_a_benchmark(hub):
+    hub.rows = GSM8K_ROWS
+    with pytest.raises(SettingsError, match=r"gsm8k has no option 'split_seed' \(it has none\)"):
+        load_benchmark("gsm8k", split_seed=1)
+    nearest = (
+        r"minerva_math has no option 'relative_tolerence'; did you mean 'relative_tolerance'\? "
+        r"\(there are: relative_tolerance\)"
+    )
+    with pytest.raises(SettingsError, match=nearest):
+        load_benchmark("minerva_math", relative_tolerence=0.1)
+    assert hub.asked == []
+
+
+def test_an_unpinned_data_set_records_the_commit_that_was_loaded(hub):
+    hub.rows = [{"question": "Q?", "steps": [], "answer": "1"}]
+    loaded = load_small("gsm8k_aug", split="valid")
+    assert hub.asked == [("whynlp/gsm8k-aug", "default", None, "validation")]
+    assert loaded.revision == hub.newest and f"at {hub.newest}" in loaded.source
+
+
+def test_a_cached_copy_of_another_commit_is_told(hub):
+    hub.rows = GSM8K_ROWS[:1] * 1_319
+    hub.serves = "e" * 40  # as `datasets` does offline: the newest in its cache, whatever was asked for
+    with pytest.warns(UserWarning, match=f"openai/gsm8k: the copy that was loaded is {hub.serves}, not {'a' * 40}"):
+        loaded = load_benchmark("gsm8k", revision="a" * 40)
+    assert loaded.revision == hub.serves
+
+
+# --- the facts of each -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*NAMES, *TRAINING_NAMES])
+def test_each_module_says_what_a_reader_must_know(name):
+    module = benchmark_module(name)
+    info = module.INFO
+    assert isinstance(module.VERSION, int) and module.VERSION >= 1
+    assert info.title and info.license and info.citation and info.kind in (*KINDS, "mixed")
+    assert all(note.endswith(".") and len(note) <= 200 for note in info.notes)
+    if info.hub is not None:
+        assert info.hub.revision is None or re.fullmatch("[0-9a-f]{40}", info.hub.revision)
+        assert set(info.hub.splits) <= set(info.hub.rows)
+
+
+def facts_in_a_row(name: str) -> str:
+    """What docs/benchmarks.md says of a benchmark, from its module."""
+    module = benchmark_module(name)
+    hub = module.INFO.hub
+    options = ", ".join(f"`{option}`" for option in option_names(module)) or "-"
+    if hub is None:
+        return f"| `{name}` | {module.INFO.kind} | - | - | {options} |"
+    rows = "; ".join(
+        f"{split} {' or '.join(f'{n:,}' for n in (count if isinstance(count, tuple) else (count,)))}"
+        for split, count in hub.rows.items()
+    )
+    revision = f"`{hub.revision[:12]}`" if hub.revision else "none"
+    return f"| `{name}` | {module.INFO.kind} | `{hub.id}`, {hub.config}, {revision} | {rows} | {options} |"
+
+
+def test_the_page_agrees_with_the_modules():
+    page = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+    if not page.exists():
+        pytest.skip("the page is in the repository only")
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    expected = [facts_in_a_row(name) for name in (*NAMES, *TRAINING_NAMES)]
+    table = lines[: len(expected)]
+    assert table == expected, "\n" + "\n".join(expected)
 
 
 # --- the real files --------------------------------------------------------------------------------------------------
