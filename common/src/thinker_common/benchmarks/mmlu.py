@@ -97,7 +97,8 @@ def load(split: str, data_dir: Path | None, revision: str | None, *, subjects: s
             results.append(_problem(found, index, f"mmlu/{split}/{subject}/{numbers[subject]}"))
         numbers[subject] += 1
     problems, dropped = kept_and_dropped(results)
-    source = f"{found.source}, {len(wanted)} of {len(SUBJECTS)} subjects" if wanted else found.source
+    count = len(wanted or numbers)
+    source = found.source if count == len(SUBJECTS) else f"{found.source}, {count} of {len(SUBJECTS)} subjects"
     return LoadedBenchmark("mmlu", split, problems, found.revision, source, VERSION, dropped)
 
 
@@ -139,7 +140,7 @@ def _read_folder(split: str, data_dir: Path, wanted: tuple[str, ...]) -> Rows:
             warnings.warn(
                 f"{folder}: files of {len(files)} of {len(SUBJECTS)} subjects; say so beside any figure", stacklevel=3
             )
-    return Rows(rows, places, f"{folder} ({len(contents)} subjects)", fingerprint(b"".join(contents)))
+    return Rows(rows, places, str(folder), fingerprint(b"".join(contents)))
 
 
 def _problem(found: Rows, index: int, problem_id: str) -> Problem | str:
