@@ -144,6 +144,12 @@ def test_a_row_without_text_is_named(hub):
         load_benchmark("gsm8k")
 
 
+def test_a_value_of_another_type_is_named_with_what_is_wanted(hub):
+    hub.rows = [{"problem": "Q?", "answer": [1, 2]}]
+    with pytest.raises(DataError, match=r"math-ai/aime25 .*: row 1: no text or int or float in column answer"):
+        load_benchmark("aime25")
+
+
 def test_another_number_of_rows_is_a_warning(hub):
     hub.rows = GSM8K_ROWS
     with pytest.warns(UserWarning, match="3 rows where 1319 were expected"):

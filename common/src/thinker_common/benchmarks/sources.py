@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, UnionType
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import DataError
 from .jsonl import Line, fingerprint, parse_array, parse_csv, parse_lines, read_bytes
@@ -186,5 +186,6 @@ def _check_types(found: Rows, layout: Layout) -> None:
     for index, row in enumerate(found.rows):
         for column, accepted in layout.items():
             if not isinstance(row.get(column), accepted):
-                wanted = {str: "text", list: "list"}.get(accepted, str(getattr(accepted, "__name__", accepted)))
+                kinds = get_args(accepted) or (accepted,)
+                wanted = " or ".join("text" if kind is str else kind.__name__ for kind in kinds)
                 raise found.error(index, f"no {wanted} in column {column}")
