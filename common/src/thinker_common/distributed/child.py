@@ -9,7 +9,7 @@ import signal
 import sys
 
 from .exit_codes import EXIT_SAVED
-from .phases import fail, report_movement
+from .phases import begin, fail, report_movement
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
         if not isinstance(error, SystemExit) or error.code not in (None, 0, EXIT_SAVED):
             fail()
         raise
+    begin("exit")
 
 
 if __name__ == "__main__":

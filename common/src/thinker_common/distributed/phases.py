@@ -2,8 +2,8 @@
 
 The watching process (`worker`) leaves the number of a pipe in the environment. A line `phase NAME` goes down that pipe
 when a phase begins, `patient NAME` for one in which a single call may take long (loading, compiling, saving), and every
-two seconds `moved` or `still`: whether a sample of the main thread shows that it got on; and `failed` when an error ends
-the rank, before the other ranks can fail for want of it. Without a watcher all of this does nothing.
+two seconds `moved` or `still`: whether a sample of the main thread shows that it got on; and `failed` when an error
+ends the rank, before the other ranks can fail for want of it. Without a watcher all of this does nothing.
 """
 
 import os
