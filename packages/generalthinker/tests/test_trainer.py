@@ -339,7 +339,7 @@ def test_lora_trains_the_adapter_against_the_base_model(
         for name, parameter in trainer.model.named_parameters():
             if "lora_B.default" in name:
                 parameter += 0.05
-        reference = trainer._reference_logprobs(rollout)
+        reference = trainer._reference_logprobs(trainer.model, rollout)
         torch.testing.assert_close(reference, untouched, rtol=0, atol=1e-5)
         assert (trainer._response_logprobs(trainer.model, rollout) - reference).abs().max() > 1e-3
 

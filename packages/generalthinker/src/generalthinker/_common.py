@@ -43,6 +43,7 @@ _LAZY = {
     "compare": "evaluation.comparison:compare",
     "encode_answer": "likelihood.boundary:encode_answer",
     "evaluate": "evaluation.evaluate:evaluate",
+    "gathered": "distributed.gathered:gathered",
     "grade": "evaluation.grading:grade",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_jsonl": "benchmarks.user_file:load_jsonl",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
     from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
+    from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult

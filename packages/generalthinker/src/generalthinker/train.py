@@ -32,7 +32,7 @@ from .data import check_evaluation_room, check_room, graded_problems, hold_out, 
 from .evaluations import compare_before_after, evaluate_all, load_evaluations
 from .inspect import token_texts
 from .report import write_run_report
-from .trainer import GeneralThinkerTrainer, check_combination, check_one_process
+from .trainer import GeneralThinkerTrainer, check_combination
 
 
 def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console: Console) -> dict[str, Any]:
@@ -45,7 +45,6 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
     """
     settings.training["seed"] = seed
     arguments = training_arguments(settings, output)
-    check_one_process(arguments)
     if not dry_run:
         RunFolder(output).check_free()
     tokenizer = load_tokenizer(settings.model.name_or_path, revision=settings.model.revision)

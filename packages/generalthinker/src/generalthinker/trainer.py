@@ -29,6 +29,7 @@ from ._common import (
     SettingsError,
     call_through,
     chat,
+    gathered,
     grade,
     split_response,
     token_budget_batches,
@@ -42,20 +43,12 @@ from .rollout import Rollout, TokenIds, loss_mask, pad, reasoning_mask, whole_ma
 # (padded on the left), T response tokens (padded on the right)
 
 
-def check_one_process(args: GRPOConfig) -> None:
-    """SettingsError where training would be spread: the loss does not go through a data-parallel wrapper."""
-    if args.world_size > 1 or args.n_gpu > 1:
-        raise SettingsError(
-            f"{max(args.world_size, args.n_gpu)} processes or GPUs: training runs on one in this version; start one "
-            "process and show it one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
-
-
 def check_combination(args: GRPOConfig, method: MethodSettings, problems: int) -> None:
     """SettingsError where settings that are each possible are not so together, or for this number of problems."""
+    if args.n_gpu > 1:
+        raise SettingsError(f"{args.n_gpu} GPUs in one process: start one process a GPU with --gpus {args.n_gpu}")
     if args.use_vllm:
         raise SettingsError("training.use_vllm = true: rollouts come from transformers in this version")
-    check_one_process(args)
     if method.credit != "none" and method.base_policy == "reference" and args.beta == 0.0:
         raise SettingsError(
             f"method.credit = {method.credit!r} compares with the reference policy, which training.beta = 0 leaves "
@@ -142,18 +135,21 @@ class GeneralThinkerTrainer(GRPOTrainer):
         modulated = self.method.credit != "none"
         needs_current = modulated and (self.method.base_policy == "current" or self.method.entropy_gate is not None)
 
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            gathered(self.model_wrapped) as policy,  # ranks score different numbers of batches
+        ):
             with self.accelerator.autocast():
                 items = self._scoring_items(rollout, inputs)
                 answer_scores = self._score_answers(items)
                 scores_B = self._reward_scores(rollout, inputs, answer_scores)
-            current_BT = entropies_BT = None
+            current_BT = entropies_BT = conditioned_BT = None
             if needs_current or not self._on_policy():
-                current_BT, entropies_BT = self._response_logprobs_and_entropies(self.model, rollout)
-            reference_BT = self._reference_logprobs(rollout) if self.beta != 0.0 else None
-            conditioned_BT = None
+                current_BT, entropies_BT = self._response_logprobs_and_entropies(policy, rollout)
+            reference_BT = self._reference_logprobs(policy, rollout) if self.beta != 0.0 else None
             if modulated:
-                conditioned_BT = self._response_logprobs(self.model, self._conditioned(rollout, inputs))
+                conditioned_BT = self._response_logprobs(policy, self._conditioned(rollout, inputs))
 
         rewards_B, advantages_B = self._advantages(rollout, scores_B, answer_scores)
         batch = self._batch(rollout)
@@ -404,26 +400,27 @@ class GeneralThinkerTrainer(GRPOTrainer):
             return loss
         items, weights_B = inputs["answer_items"], inputs["answer_weights"]
         scored = [index for index, item in enumerate(items) if item is not None]
-        with self.accelerator.autocast():
+
+        def weighted_nll(policy: PreTrainedModel, weights_B: Tensor) -> Tensor:
             logprobs = self.scorer.logprobs([items[index] for index in scored])
-        weighted = [weights_B[index] * tokens.sum() for index, tokens in zip(scored, logprobs, strict=True)]
-        answer_loss = -sum(weighted, start=torch.zeros((), device=loss.device)) / len(items)
-        return loss + answer_loss / self.current_gradient_accumulation_steps
+            weighted = [weights_B[index] * tokens.sum() for index, tokens in zip(scored, logprobs, strict=True)]
+            return -sum(weighted, start=0.0 * weights_B.sum())
+
+        with self.accelerator.autocast():
+            answer_loss = call_through(model, self.accelerator.unwrap_model(model), weighted_nll, weights_B)
+        return loss + answer_loss / len(items) / self.current_gradient_accumulation_steps
 
     def _response_logprobs(self, model: Any, rollout: Rollout) -> Tensor:
         """Log-probabilities (B, T) of the responses, in batches of similar length under the token budget."""
         [logprobs_BT] = self._over_responses(
-            rollout, lambda *batch, **options: [token_logprobs(self.accelerator.unwrap_model(model), *batch, **options)]
+            rollout, lambda *batch, **options: [token_logprobs(model, *batch, **options)]
         )
         return logprobs_BT
 
     def _response_logprobs_and_entropies(self, model: Any, rollout: Rollout) -> list[Tensor]:
         """The same, and the entropies (B, T) of what the tokens were sampled from."""
         return self._over_responses(
-            rollout,
-            lambda *batch, **options: token_logprobs(
-                self.accelerator.unwrap_model(model), *batch, **options, with_entropy=True
-            ),
+            rollout, lambda *batch, **options: token_logprobs(model, *batch, **options, with_entropy=True)
         )
 
     def _over_responses(self, rollout: Rollout, compute: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
@@ -446,11 +443,12 @@ class GeneralThinkerTrainer(GRPOTrainer):
                 whole_BT[rows, : part.shape[1]] = part.to(whole_BT.dtype)
         return together
 
-    def _reference_logprobs(self, rollout: Rollout) -> Tensor:
+    def _reference_logprobs(self, policy: Any, rollout: Rollout) -> Tensor:
         if self.ref_model is not None:
-            return self._response_logprobs(self.ref_model, rollout)
-        with _without_adapter(self.accelerator.unwrap_model(self.model)):
-            return self._response_logprobs(self.model, rollout)
+            with gathered(self.ref_model) as reference:
+                return self._response_logprobs(reference, rollout)
+        with _without_adapter(policy):
+            return self._response_logprobs(policy, rollout)
 
     def _on_policy(self) -> bool:
         """Whether the update sees the policy that sampled, so that its own log-probabilities are the old ones."""

@@ -1,0 +1,145 @@
+"""Worker of test_generalthinker_parity.py: twenty steps of GeneralThinker on recorded responses, spread as a layout says.
+
+    python parity_generalthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong]
+
+Each of the rollout's responses is found by its prompt, so that every layout sees the same ones. `wrong`: the loss is the
+mean over the tokens of each forward pass, the mistake that the test must find.
+"""
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import yaml
+from deepspeed.utils import safe_get_full_optimizer_state
+from safetensors.torch import save_file
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from trl import GRPOConfig
+
+from generalthinker.config import TRAINING_DEFAULTS, MethodSettings
+from generalthinker.data import graded_problems, training_rows
+from generalthinker.trainer import GeneralThinkerTrainer
+from thinker_common.benchmarks import chains
+from thinker_common.models.load import load_policy, load_tokenizer
+
+_path = Path(__file__).parents[3] / "common/tests/parity.py"
+_spec = importlib.util.spec_from_file_location("parity", _path)
+parity: Any = importlib.util.module_from_spec(_spec)
+sys.modules["parity"] = parity
+_spec.loader.exec_module(parity)
+
+GROUP = 4
+PROBLEMS = chains.generate("train", 2 * parity.STEPS, seed=5)
+
+
+def responses(prompt: str) -> list[str]:
+    """A group of GROUP responses that follow from the prompt alone: good, other answers, and malformed ones."""
+    number = int(hashlib.sha256(prompt.encode()).hexdigest(), 16)
+    made = []
+    for index in range(GROUP):
+        a, b = number % 17 + index, number % 23 + 2 * index
+        number //= 391
+        match (number + index) % 6:
+            case 0:
+                made.append(f"{a}+{b}={a + b}. It is<|end|>")
+            case 1:
+                made.append(f"{a}+{b}={a + b}. So \\boxed{{{a + b}")
+            case _:
+                made.append(f"{a}+{b}={a + b}. {a + b}*2={2 * (a + b)}. So \\boxed{{{a + b}}}<|end|>")
+    return made
+
+
+class ReplayTrainer(GeneralThinkerTrainer):
+    """The trainer, with recorded responses in the place of sampled ones."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[dict[str, Any]] = []
+
+    def _generate(self, prompts: list[str]) -> tuple:
+        ids, *_ = self._tokenize_prompts(prompts)
+        taken: dict[str, int] = defaultdict(int)
+        texts = []
+        for prompt in prompts:
+            texts.append(responses(prompt)[taken[prompt]])
+            taken[prompt] += 1
+        tokens = [self.processing_class(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return ids, tokens, None, texts, None, {}, None, None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super()._generate_and_score_completions(inputs)
+        keys = [f"{row['id']}/{n % GROUP}" for n, row in enumerate(inputs)]
+        rows = zip(keys, batch["advantages"].tolist(), batch["completion_mask"].sum(1).tolist(), strict=True)
+        self.seen.append({key: advantages[:length] for key, advantages, length in rows})
+        return batch
+
+
+class FirstGradient(TrainerCallback):
+    """Adam's first moment after the first step, (1 - beta1) times the gradient, which every engine keeps."""
+
+    def __init__(self, layout: Any) -> None:
+        self.sharded = layout.zero is not None
+        self.moments: dict[str, torch.Tensor] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **kwargs: Any) -> None:
+        if state.global_step > 1:
+            return
+        for name, parameter in getattr(model, "module", model).named_parameters():
+            if self.sharded:
+                moment = safe_get_full_optimizer_state(parameter, "exp_avg")
+            else:
+                moment = optimizer.optimizer.state[parameter]["exp_avg"]
+            self.moments[name] = moment.detach().clone()
+
+
+def main(layout_json: str, folder: str, *options: str) -> None:
+    layout = parity.Layout(**json.loads(layout_json))
+    method = MethodSettings(
+        **{key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in options) if value}
+    )
+    args = GRPOConfig(
+        **{
+            **TRAINING_DEFAULTS,
+            **parity.training_arguments(layout, Path(folder) / "trainer"),
+            "num_generations": GROUP,
+            "max_completion_length": 64,
+            "beta": 0.05,
+            "loss_type": "bnpo" if "wrong" in options else "grpo",
+        }
+    )
+    assert args.device.type == "cpu"  # asking starts the process group
+    if layout.zero is not None:
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+    rows = training_rows(PROBLEMS, method, seed=0)
+    trainer = ReplayTrainer(
+        model=load_policy("embedded@1", dtype="float32"),
+        args=args,
+        method=method,
+        train_dataset=rows,
+        processing_class=load_tokenizer("embedded@1"),
+        problems=graded_problems(PROBLEMS, rows),
+    )
+    trainer.remove_callback(PrinterCallback)
+    first = FirstGradient(layout)
+    trainer.add_callback(first)
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    gathered = [trainer.seen]
+    if args.world_size > 1:
+        gathered = [None] * args.world_size
+        torch.distributed.all_gather_object(gathered, trainer.seen)
+    seen = [{key: value for part in parts for key, value in part.items()} for parts in zip(*gathered, strict=True)]
+    if args.process_index == 0:
+        parity.record(Path(folder), history, weights, engine=type(trainer.model_wrapped).__name__, seen=seen)
+        save_file(first.moments, Path(folder) / "first_gradient.safetensors")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

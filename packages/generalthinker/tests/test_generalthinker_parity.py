@@ -1,0 +1,95 @@
+"""GeneralThinker on recorded responses is the same training on one process and on any spread of it.
+
+What is compared: rewards and token advantages of every response, the gradient norm of every step, each parameter's
+first gradient, and the change of the weights after twenty steps. The loss value is near zero whatever the gradients
+are, and shows nothing.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from thinker_common.models.load import load_policy
+
+HERE = Path(__file__).parent
+WORKER = HERE / "parity_generalthinker.py"
+_spec = importlib.util.spec_from_file_location("parity_layouts", HERE.parents[2] / "common/tests/parity.py")
+parity: Any = importlib.util.module_from_spec(_spec)
+sys.modules["parity_layouts"] = parity
+_spec.loader.exec_module(parity)
+
+# A spread of each kind; the other layouts of the table are in `nox -s slow`.
+QUICK = ("accumulation 1x8", "2 ranks, DDP", "2 ranks, ZeRO-3")
+SLOW = tuple(name for name in parity.LAYOUTS if name not in (parity.REFERENCE, *QUICK))
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is for Linux"),
+    pytest.mark.timeout(900),
+]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference")
+    parity.run(WORKER, parity.LAYOUTS[parity.REFERENCE], folder)
+    return folder
+
+
+def compare(folder: Path, reference: Path) -> dict[str, float]:
+    """The largest differences of everything that has to agree."""
+    weights = load_file(reference / "weights.safetensors")
+    start = {
+        name: tensor
+        for name, tensor in load_policy("embedded@1", dtype="float32").state_dict().items()
+        if name in weights
+    }
+    found = parity.difference(folder, reference, start)
+    ours, theirs = (json.loads((path / "record.json").read_text()) for path in (folder, reference))
+    advantages, rewards = [], []
+    for step, expected in zip(ours["seen"], theirs["seen"], strict=True):
+        assert step.keys() == expected.keys(), "every response is on exactly one rank"
+        for key in step:
+            assert len(step[key]) == len(expected[key])
+            advantages += [abs(a - b) for a, b in zip(step[key], expected[key], strict=True)]
+    for step, expected in zip(ours["history"], theirs["history"], strict=True):
+        rewards += [abs(step[name] - expected[name]) for name in ("reward", "answer_logprob", "credit/log_ratio_mean")]
+    gradients = [load_file(path / "first_gradient.safetensors") for path in (folder, reference)]
+    assert gradients[0].keys() == gradients[1].keys()
+    return {
+        "advantages": max(advantages),
+        "rewards": max(rewards),
+        "grad_norm": found.grad_norm_relative,
+        "first_gradient": max(
+            ((gradients[0][name] - g).norm() / g.norm().clamp(min=torch.finfo(g.dtype).tiny)).item()
+            for name, g in gradients[1].items()
+        ),
+        "weight_change": found.weight_change_relative,
+    }
+
+
+LIMITS = {"advantages": 1e-5, "rewards": 1e-5, "grad_norm": 1e-4, "first_gradient": 1e-4, "weight_change": 1e-3}
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_the_same_training(name: str, reference: Path, tmp_path: Path) -> None:
+    parity.run(WORKER, parity.LAYOUTS[name], tmp_path)
+    found = compare(tmp_path, reference)
+    assert {what: value for what, value in found.items() if value > LIMITS[what]} == {}
+    engine = json.loads((tmp_path / "record.json").read_text())["engine"]
+    layout = parity.LAYOUTS[name]
+    wanted = "DeepSpeedEngine" if layout.zero is not None else "DistributedDataParallel" if layout.ranks > 1 else None
+    assert wanted is None or engine == wanted
+
+
+def test_a_wrong_normalisation_is_found(tmp_path: Path) -> None:
+    for name in (parity.REFERENCE, "2 ranks, DDP"):
+        parity.run(WORKER, parity.LAYOUTS[name], tmp_path / name, "wrong")
+    found = compare(tmp_path / "2 ranks, DDP", tmp_path / parity.REFERENCE)
+    for what in ("grad_norm", "first_gradient", "weight_change"):
+        assert found[what] > 10 * LIMITS[what], what
