@@ -635,6 +635,7 @@ def test_crossthink(hub, tmp_path):
     assert (problem.id, problem.kind, problem.question) == ("crossthink/train/0", "mcq", "Which one is it?")
     assert problem.options == tuple(f"option {letter}" for letter in "abcdefghij")
     assert (problem.answer, problem.target()) == ("F", "F. option f")
+    assert loaded.source.endswith("questions = ten_options")
     write_lines(tmp_path / "crossthink" / "Nemotron-CrossThink-QA.jsonl", CROSSTHINK_ROW)
     assert load(crossthink, "train", tmp_path).problems == loaded.problems
 

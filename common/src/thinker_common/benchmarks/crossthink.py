@@ -33,6 +33,7 @@ INFO = BenchmarkInfo(
     citation="Akter et al. 2025, Nemotron-CrossThink: Scaling Self-Learning beyond Math Reasoning, arXiv 2504.13941",
     notes=(
         "For training only: the labels are votes of a model, and MMLU's training questions are part of the recipe.",
+        "The columns are those that public code reads; no row of the published file was seen when this was written.",
         "In some rows the gold's letter and its text name different options. They are dropped, and counted.",
         "questions = ten_options keeps what GeneralThinker's authors train on; multiple_choice and all keep more.",
     ),
@@ -57,7 +58,8 @@ def load(split: str, data_dir: Path | None, revision: str | None, *, questions: 
     problems, dropped = kept_and_dropped(
         _problem(found, index, f"crossthink/{split}/{index}", questions) for index in range(len(found.rows))
     )
-    return LoadedBenchmark("crossthink", split, problems, found.revision, found.source, VERSION, dropped)
+    source = f"{found.source}, questions = {questions}"
+    return LoadedBenchmark("crossthink", split, problems, found.revision, source, VERSION, dropped)
 
 
 class InlineOptions(NamedTuple):
