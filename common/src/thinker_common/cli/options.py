@@ -61,7 +61,10 @@ def column_mapping(columns: Sequence[str]) -> dict[str, str]:
 
 
 def benchmark_options(options: Sequence[str]) -> dict[str, Any]:
-    """Name -> value, from the values of `--option NAME=VALUE`, which are YAML. UserError for one without `=`."""
+    """Name -> value, from the values of `--option NAME=VALUE`, which are YAML.
+
+    UserError for one without `=`, and for what `load_benchmark` takes from options of the command line.
+    """
     from ..training.plain_yaml import parse_yaml
 
     parsed = {}
@@ -69,5 +72,7 @@ def benchmark_options(options: Sequence[str]) -> dict[str, Any]:
         name, equals, value = option.partition("=")
         if not (name and equals):
             raise UserError(f"--option {option}: write NAME=VALUE, for example option_seed=1")
+        if name in ("name", "split", "data_dir", "limit", "seed", "revision"):
+            raise UserError(f"--option {option}: {name} is not an option of a benchmark's own; see --help")
         parsed[name] = parse_yaml(value, f"--option {option}")
     return parsed
