@@ -34,3 +34,14 @@ def test_budget_order_and_completeness(lengths, max_tokens):
         assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= max_tokens
     for batch in batches[:-1]:  # none ends before it is full
         assert (len(batch) + 1) * lengths[batch[0]] > max_tokens
+
+
+@given(lengths=st.lists(st.integers(1, 900), max_size=30), max_padding=st.floats(0, 0.5))
+def test_padding_is_limited_in_all_but_small_batches(lengths, max_padding):
+    batches = token_budget_batches(lengths, 4000, max_padding=max_padding)
+    assert [i for batch in batches for i in batch] == [i for batch in token_budget_batches(lengths, 1) for i in batch]
+    for batch in batches:
+        real, padded = sum(lengths[i] for i in batch), lengths[batch[0]] * len(batch)
+        before = real - lengths[batch[-1]]
+        assert len(batch) == 1 or padded <= 4000
+        assert before < 512 or real >= (1 - max_padding) * padded

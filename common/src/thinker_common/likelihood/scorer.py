@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 Closing = Literal["prefix_mass", "token", "none"]
 
+MAX_PADDING = 0.05  # share of a batch; it is computed like any other token, and batches need not be large to be fast
+
 
 @dataclass(frozen=True, slots=True)
 class ScoringItem:
@@ -263,11 +265,14 @@ class AnswerScorer:
         if self._model.config.is_encoder_decoder:
             yield from self._encoder_decoder_batches(rows)
             return
-        for packed in self._token_budget_batches(self._pack(rows)):
+        for packed in self._uniform_batches(self._pack(rows)):
             if packed[0].branches:
                 inputs = tree_inputs(self._model, packed)
             else:
-                inputs = causal_inputs(self._model, *_padded([row.ids for row in packed], self._model.device))
+                # Under causal attention no real token ever sees padding on its right, so that no mask need hide it:
+                # attention without one is faster.
+                ids_BT, _ = _padded([row.ids for row in packed], self._model.device)
+                inputs = causal_inputs(self._model, ids_BT, torch.ones_like(ids_BT))
             batch, targets = _targets(packed, rows)
             yield batch, targets.logprobs(*predicting_states(self._model, inputs, targets.first_column))
 
@@ -280,12 +285,15 @@ class AnswerScorer:
             packed = pack(sequences)
         return packed
 
-    def _token_budget_batches(self, packed: list[PackedRow]) -> Iterator[list[PackedRow]]:
+    def _uniform_batches(self, packed: list[PackedRow]) -> Iterator[list[PackedRow]]:
         """Rows that branch apart from rows that do not, whose attention takes an ordinary mask."""
         for branches in (True, False):
             rows = [row for row in packed if row.branches is branches]
-            for batch in token_budget_batches([len(row.ids) for row in rows], self._max_tokens_per_batch):
+            for batch in self._in_batches([len(row.ids) for row in rows]):
                 yield [rows[i] for i in batch]
+
+    def _in_batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        return token_budget_batches(lengths, self._max_tokens_per_batch, max_padding=MAX_PADDING)
 
     def _encoder_decoder_batches(self, rows: list[_Row]) -> Iterator[tuple[list[int], Tensor]]:
         """Every distinct prompt is encoded once; the decoder's rows follow it, in batches of their own."""
@@ -293,7 +301,7 @@ class AnswerScorer:
         for i, row in enumerate(rows):
             items_of.setdefault(row.prompt_ids, []).append(i)
         prompts = list(items_of)
-        for prompt_batch in token_budget_batches([len(prompt) for prompt in prompts], self._max_tokens_per_batch):
+        for prompt_batch in self._in_batches([len(prompt) for prompt in prompts]):
             encoded = encode_prompts(self._model, *_padded([prompts[p] for p in prompt_batch], self._model.device))
             # Decoders of this kind count positions by columns, so that their rows never branch.
             packed = [
@@ -302,7 +310,7 @@ class AnswerScorer:
                 for row in pack({i: rows[i].read_ids for i in items_of[prompt]})
             ]
             lengths = [len(prompts[prompt_batch[p]]) + len(row.ids) for p, row in packed]
-            for decoder_batch in token_budget_batches(lengths, self._max_tokens_per_batch):
+            for decoder_batch in self._in_batches(lengths):
                 prompts_B = torch.tensor([packed[b][0] for b in decoder_batch], device=self._model.device)
                 packed_rows = [packed[b][1] for b in decoder_batch]
                 ids_BT, mask_BT = _padded([row.ids for row in packed_rows], self._model.device)
@@ -326,7 +334,7 @@ def _targets(packed: Sequence[PackedRow], rows: Sequence[_Row]) -> tuple[list[in
 
 
 def _padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids_BT, mask_BT), padded on the right: under causal attention no real token ever sees the padding."""
+    """(ids_BT, mask_BT), padded on the right."""
     width = max(len(sequence) for sequence in sequences)
     ids_BT = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences], device=device)
     mask_BT = torch.tensor([[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences])
