@@ -1,26 +1,47 @@
 """The verb `evaluate`: a model on benchmarks, with standard errors, and paired against earlier results.
 
-The output folder holds `results.json`, `environment.json` and a folder for each benchmark with `generations.jsonl`.
-Given again with the same settings, it goes on where it stopped; other settings are refused.
+The output folder holds `results.json`, `environment.json`, `report.html` and a folder for each benchmark with its rows:
+`generations.jsonl`, or `ranking.jsonl` where options are ranked; `changes.jsonl` where it was compared. Given again
+with the same settings, it goes on where it stopped; other settings are refused.
 """
 
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import UserError
-from ..training.run_folder import RunFolder, new_output
-from .options import DataDir, Json, Limit, Output
+from ..training.run_folder import RunFolder, new_output, write_atomic
+from .options import (
+    BatchTokens,
+    BenchmarkOptions,
+    DataDir,
+    Dtype,
+    Json,
+    Limit,
+    Output,
+    Revision,
+    benchmark_options,
+    column_mapping,
+)
+from .results_folder import Earlier, is_results_folder, read_earlier
 
 if TYPE_CHECKING:
     from ..benchmarks.problem import LoadedBenchmark
-    from ..evaluation.comparison import Comparison
-    from ..evaluation.evaluate import EvaluationResult
+    from ..evaluation.ranking import RankingResult
+    from ..evaluation.results import EvaluationResult
+    from ..evaluation.suite import SuiteComparison
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face id, a local folder, or embedded.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A Hugging Face id, a local folder, or embedded. With --compare also the folder of a finished evaluation.",
+    ),
+]
 Benchmarks = Annotated[str | None, typer.Option("--benchmark", metavar="NAME[,NAME]", help="Benchmarks by name.")]
 File = Annotated[Path | None, typer.Option("--file", metavar="FILE", help="JSON lines of your own, as a benchmark.")]
 Columns = Annotated[
@@ -28,16 +49,34 @@ Columns = Annotated[
     typer.Option("--column", metavar="FIELD=NAME", help="For --file: which column is our `question`, `answer`, ..."),
 ]
 Kind = Annotated[Literal["math", "mcq", "bool", "text"], typer.Option("--kind", help="For --file: kind of answers.")]
-Split = Annotated[str, typer.Option("--split", help="Split of the benchmarks.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sample that --limit takes.")]
+Split = Annotated[str | None, typer.Option("--split", help="Split of the benchmarks.", show_default="test")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, metavar="N", help="Seed of the samples, and of the problems that --limit takes.")
+]
 Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, metavar="N", help="Longest response.")]
-BatchTokens = Annotated[
-    int,
-    typer.Option("--max-tokens-per-batch", min=1, metavar="N", help="Tokens in a batch; lower it if memory runs out."),
+Samples = Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Responses to each problem.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0.0, metavar="T", help="Of sampling; 0 is greedy.", show_default="0")
+]
+TopP = Annotated[float, typer.Option("--top-p", metavar="P", help="Sample from the tokens that hold this mass.")]
+TopK = Annotated[int, typer.Option("--top-k", min=0, metavar="N", help="Sample from the N likeliest tokens; 0 is all.")]
+AtK = Annotated[
+    str | None,
+    typer.Option("--k", metavar="N[,N]", help="For pass@k and maj@k.", show_default="powers of two up to --samples"),
+]
+Grader = Annotated[
+    Literal["default", "generalthinker"],
+    typer.Option("--grader", help="generalthinker: as the code published with the method, weak spots included."),
+]
+Rank = Annotated[
+    Literal["letter", "text"] | None,
+    typer.Option(
+        "--rank-options",
+        help="Generate nothing: which option is the most likely answer, by its letter or its text?",
+        show_default=False,
+    ),
 ]
 ChatTemplate = Annotated[str, typer.Option("--chat-template", help="auto, none, or the path of a .jinja file.")]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option("--dtype", help="Of the weights.")]
-Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model on the hub.")]
 Compare = Annotated[
     Path | None,
     typer.Option(
@@ -52,11 +91,14 @@ def add_evaluate(app: typer.Typer) -> None:
 
     @app.command(
         "evaluate",
-        help="Evaluates a model on benchmarks.\n\n"
-        "Responses are greedy. A folder given again goes on where it stopped.\n\n"
+        help="Evaluates a model on benchmarks, or compares two evaluations.\n\n"
+        "Responses are greedy unless --temperature is set. A folder given again goes on where it stopped.\n\n"
         f"\b\nExamples:\n  {name} evaluate embedded --benchmark chains --max-new-tokens 64\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark gsm8k,math500 --output runs/scores\n"
+        f"  {name} evaluate runs/gsm8k/model --benchmark amc23 --samples 16 --temperature 0.6 --top-p 0.9\n"
+        f"  {name} evaluate runs/gsm8k/model --benchmark mmlu --rank-options letter\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark gsm8k --compare runs/base-scores\n"
+        f"  {name} evaluate --compare runs/base-scores runs/scores\n"
         f"  {name} evaluate MODEL --file mine.jsonl --column question=prompt --column answer=gold",
     )
     def evaluate_command(
@@ -65,63 +107,212 @@ def add_evaluate(app: typer.Typer) -> None:
         file: File = None,
         column: Columns = None,
         kind: Kind = "math",
-        split: Split = "test",
+        split: Split = None,
+        option: BenchmarkOptions = None,
         limit: Limit = None,
         seed: Seed = 0,
         data_dir: DataDir = None,
         output: Output = None,
         compare: Compare = None,
         max_new_tokens: Tokens = 1024,
+        samples: Samples = 1,
+        temperature: Temperature = 0.0,
+        top_p: TopP = 1.0,
+        top_k: TopK = 0,
+        k: AtK = None,
+        grader: Grader = "default",
+        rank_options: Rank = None,
         max_tokens_per_batch: BatchTokens = 8192,
         chat_template: ChatTemplate = "auto",
         dtype: Dtype = "auto",
         revision: Revision = None,
         as_json: Json = False,
     ) -> None:
-        benchmarks = _load_benchmarks(benchmark, file, column or [], kind, split, data_dir, limit, seed)
-        others = {} if compare is None else {loaded.name: _rows_of(compare, loaded.name) for loaded in benchmarks}
+        if compare is not None and is_results_folder(model):
+            _compare_folders(Path(model), compare, _names(benchmark), output, as_json)
+            return
+        options = benchmark_options(option or [])
+        benchmarks = _load_benchmarks(benchmark, file, column or [], kind, split, options, data_dir, limit, seed)
+        ks = _numbers(k)
+        decoding = {
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "samples": samples,
+        }
         folder = RunFolder(output or new_output("evaluation"))
         _check_output(folder, [loaded.name for loaded in benchmarks])
+        earlier = {loaded.name: read_earlier(compare, loaded.name) for loaded in benchmarks if compare is not None}
 
         import torch
 
-        from ..evaluation.comparison import compare as compare_rows
         from ..evaluation.evaluate import evaluate
         from ..evaluation.progress import progress_bar
+        from ..evaluation.ranking import rank
         from ..models.load import load_policy, load_tokenizer
 
+        for loaded in benchmarks:
+            if loaded.name in earlier:  # rather now than after hours of generation
+                earlier[loaded.name].check(loaded, chat_template, grader, decoding, rank_options)
         tokenizer = load_tokenizer(model, revision=revision)
         policy = load_policy(model, revision=revision, dtype=dtype)
         policy.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-        results: dict[str, EvaluationResult] = {}
-        comparisons: dict[str, Comparison] = {}
+
+        def run(loaded: "LoadedBenchmark", progress: Callable[..., None]) -> "EvaluationResult | RankingResult":
+            common: dict[str, Any] = {
+                "chat_template": chat_template,
+                "max_tokens_per_batch": max_tokens_per_batch,
+                "progress": progress,
+            }
+            if rank_options is not None:
+                rows = folder.file(f"{loaded.name}/ranking.jsonl")
+                return rank(policy, tokenizer, loaded, output=rows, form=rank_options, **common)
+            rows = folder.file(f"{loaded.name}/generations.jsonl")
+            return evaluate(
+                policy, tokenizer, loaded, output=rows, seed=seed, ks=ks, grader=grader, **decoding, **common
+            )
+
+        results: dict[str, EvaluationResult | RankingResult] = {}
         for loaded in benchmarks:
             with progress_bar(loaded.name) as progress:
-                results[loaded.name] = evaluate(
-                    policy,
-                    tokenizer,
-                    loaded,
-                    output=folder.file(f"{loaded.name}/generations.jsonl"),
-                    chat_template=chat_template,
-                    max_new_tokens=max_new_tokens,
-                    max_tokens_per_batch=max_tokens_per_batch,
-                    seed=seed,
-                    progress=progress,
-                )
-            if loaded.name in others:
-                comparisons[loaded.name] = compare_rows(results[loaded.name].rows, others[loaded.name])
-        summary: dict[str, Any] = {
-            "model": model,
-            "benchmarks": {name: result.to_dict() for name, result in results.items()},
-            "compared_with": None if compare is None else str(compare),
-            "comparisons": {name: comparison.to_dict() for name, comparison in comparisons.items()},
-        }
-        folder.write_environment()
-        folder.write_results(summary)
-        if as_json:
-            typer.echo(json.dumps(summary, indent=2))
-        else:
-            _print(model, results, comparisons, compare, folder)
+                results[loaded.name] = run(loaded, progress)
+        _finish(model, benchmarks, results, compare, earlier, folder, as_json)
+
+
+def _finish(
+    model: str,
+    benchmarks: "Sequence[LoadedBenchmark]",
+    results: "Mapping[str, EvaluationResult | RankingResult]",
+    compare: Path | None,
+    earlier: Mapping[str, Earlier],
+    folder: RunFolder,
+    as_json: bool,
+) -> None:
+    """Write what was found, and print it."""
+    from ..evaluation import suite
+    from ..evaluation.page import write_evaluation_page
+
+    comparison, changes = None, {}
+    if earlier:
+        after = {name: result.rows for name, result in results.items()}
+        comparison, changes = _compared(after, {name: other.rows for name, other in earlier.items()})
+        _write_changes(folder, changes)
+    average = suite.average({name: result.estimate for name, result in results.items()})
+    shared = suite.shared_questions(list(results))
+    several = {"value": average.value, "standard_error": average.standard_error, "note": "; ".join(shared)}
+    summary: dict[str, Any] = {
+        "model": model,
+        "benchmarks": {name: result.to_dict() for name, result in results.items()},
+        "average": several if len(results) > 1 else None,
+        **_comparison_summary(compare, comparison),
+    }
+    folder.write_environment()
+    folder.write_results(summary)
+    write_evaluation_page(
+        folder.report,
+        model,
+        list(results.values()),
+        {loaded.name: loaded for loaded in benchmarks},
+        comparison,
+        changes,
+        str(compare),
+    )
+    if as_json:
+        from ..evaluation.results import finite
+
+        typer.echo(json.dumps(finite(summary), indent=2))
+        return
+
+    from rich.console import Console
+
+    from ..evaluation.ranking import RankingResult
+    from ..evaluation.results import EvaluationResult
+    from ..evaluation.table import at_k_table, average_sentence, ranking_table, terminal_table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a file has no width to keep to
+    generated = [result for result in results.values() if isinstance(result, EvaluationResult)]
+    ranked = [result for result in results.values() if isinstance(result, RankingResult)]
+    if generated:
+        console.print(terminal_table((result, model) for result in generated))
+    if any(result.at_k for result in generated):
+        console.print(at_k_table(generated))
+    if ranked:
+        console.print(ranking_table((result, model) for result in ranked))
+    if len(results) > 1:
+        typer.echo(average_sentence(average, shared))
+    if comparison is not None:
+        _print_comparison(comparison, f"this - {compare}")
+    typer.echo(f"results: {folder.path}")
+
+
+def _compare_folders(after: Path, before: Path, names: list[str], output: Path | None, as_json: bool) -> None:
+    """Two finished evaluations, on the benchmarks they share or those that are named."""
+    from ..evaluation.comparison import check_comparable
+    from ..evaluation.page import write_comparison_page
+    from .results_folder import benchmarks_of
+
+    theirs = [name for name in benchmarks_of(after) if name in benchmarks_of(before)]
+    names = names or theirs
+    if not names:
+        raise UserError(
+            f"{before} and {after} share no benchmark: they hold {', '.join(benchmarks_of(before)) or 'none'} and "
+            f"{', '.join(benchmarks_of(after)) or 'none'}"
+        )
+    pairs = {name: (read_earlier(after, name), read_earlier(before, name)) for name in names}
+    for name, (a, b) in pairs.items():
+        try:
+            check_comparable(b.settings, a.settings)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    folder = RunFolder(output or new_output("comparison"))
+    folder.check_free()
+    comparison, changes = _compared(
+        {name: a.rows for name, (a, _) in pairs.items()}, {name: b.rows for name, (_, b) in pairs.items()}
+    )
+    summary = {"after": str(after), **_comparison_summary(before, comparison)}
+    _write_changes(folder, changes)
+    folder.write_results(summary)
+    write_comparison_page(folder.report, str(after), str(before), comparison, changes)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    _print_comparison(comparison, f"{after} - {before}")
+    typer.echo(f"results: {folder.path}")
+
+
+def _compared(
+    after: Mapping[str, Sequence[Any]], before: Mapping[str, Sequence[Any]]
+) -> "tuple[SuiteComparison, dict[str, list[dict[str, Any]]]]":
+    from ..evaluation.comparison import changes
+    from ..evaluation.suite import compare_suite
+
+    return compare_suite(after, before), {name: changes(rows, before[name]) for name, rows in after.items()}
+
+
+def _write_changes(folder: RunFolder, changes: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    for name, rows in changes.items():
+        path = folder.file(f"{name}/changes.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _comparison_summary(other: Path | None, comparison: "SuiteComparison | None") -> dict[str, Any]:
+    values = comparison.to_dict() if comparison is not None else {"benchmarks": {}, "average": None}
+    return {
+        "compared_with": None if other is None else str(other),
+        "comparisons": values["benchmarks"],
+        "compared_average": values["average"],
+    }
+
+
+def _print_comparison(comparison: "SuiteComparison", what: str) -> None:
+    from ..evaluation.table import sentence, suite_sentences
+
+    for name, one in comparison.comparisons.items():
+        typer.echo(f"{name}, {what}: {sentence(one)}")
+    for line in suite_sentences(comparison):
+        typer.echo(line)
 
 
 def _load_benchmarks(
@@ -129,7 +320,8 @@ def _load_benchmarks(
     file: Path | None,
     columns: list[str],
     kind: Literal["math", "mcq", "bool", "text"],
-    split: str,
+    split: str | None,
+    options: dict[str, Any],
     data_dir: Path | None,
     limit: int | None,
     seed: int,
@@ -142,56 +334,39 @@ def _load_benchmarks(
         raise UserError("name what to evaluate on: --benchmark NAME[,NAME] or --file FILE")
     if columns and file is None:
         raise UserError("--column is for --file")
+    if options and len(_names(names)) != 1:
+        raise UserError("--option is a benchmark's own: name one --benchmark with it")
     loaded = [
-        load_benchmark(name.strip(), split=split, data_dir=data_dir, limit=limit, seed=seed)
-        for name in dict.fromkeys((names or "").split(","))
-        if name.strip()
+        load_benchmark(name, split=split or "test", data_dir=data_dir, limit=limit, seed=seed, **options)
+        for name in _names(names)
     ]
     if file is not None:
-        mapping = {}
-        for column in columns:
-            field, equals, theirs = column.partition("=")
-            if not equals:
-                raise UserError(f"--column {column}: write FIELD=NAME, for example question=prompt")
-            mapping[field] = theirs
-        problems = load_jsonl(file, mapping, kind=kind)
+        problems = load_jsonl(file, column_mapping(columns), kind=kind)
         loaded.append(problems if limit is None else sample(problems, limit, seed))
     if not loaded:
         raise UserError(f"--benchmark {names!r} names no benchmark")
     return loaded
 
 
+def _names(names: str | None) -> list[str]:
+    return [name for name in dict.fromkeys(part.strip() for part in (names or "").split(",")) if name]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--k {text}: numbers with commas between them are needed, for example 1,4,16") from None
+
+
 def _check_output(folder: RunFolder, benchmarks: list[str]) -> None:
     """UserError unless the folder is free, or holds nothing but an evaluation on these benchmarks to go on with."""
-    if folder.path.is_dir() and any((folder.path / name / "generations.jsonl").exists() for name in benchmarks):
-        held = {entry.name for entry in folder.path.iterdir() if not (entry / "generations.jsonl").exists()}
-        if held <= {"results.json", "environment.json"}:
+    from .results_folder import rows_file
+
+    if folder.path.is_dir() and any(rows_file(folder.path, name) is not None for name in benchmarks):
+        held = {entry.name for entry in folder.path.iterdir() if rows_file(folder.path, entry.name) is None}
+        if held <= {"results.json", "environment.json", "report.html"}:
             return
     folder.check_free()
-
-
-def _rows_of(folder: Path, benchmark: str) -> list[dict[str, Any]]:
-    from ..evaluation.generations import read_generations
-
-    file = folder / benchmark / "generations.jsonl"
-    if not file.is_file():
-        raise UserError(f"--compare {folder}: there is no {benchmark}/generations.jsonl, so nothing to compare with")
-    return read_generations(file)[1]
-
-
-def _print(
-    model: str,
-    results: "dict[str, EvaluationResult]",
-    comparisons: "dict[str, Comparison]",
-    other: Path | None,
-    folder: RunFolder,
-) -> None:
-    from rich.console import Console
-
-    from ..evaluation.table import sentence, terminal_table
-
-    table = terminal_table((result, model) for result in results.values())
-    Console(width=None if sys.stdout.isatty() else 120).print(table)  # a file has no width to keep to
-    for name, comparison in comparisons.items():
-        typer.echo(f"{name}, this - {other}: {sentence(comparison)}")
-    typer.echo(f"results: {folder.path}")

@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -69,7 +70,52 @@ class TokenHeat:
     limit: float | None = None
 
 
-Section = Table | Curves | Texts | TokenHeat
+@dataclass(frozen=True)
+class Intervals:
+    """Points with intervals on one axis: (label, value, low, high, reference), what is not finite is left out.
+
+    unit: of the numbers, behind them ("%")
+    from_zero: the axis begins at 0; otherwise 0 is marked on it
+    reference: a mark beside the value, the level of chance for instance; `note` says what it is
+    """
+
+    title: str
+    rows: Sequence[tuple[str, float, float, float, float]]
+    unit: str = ""
+    from_zero: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model said to one question.
+
+    heading: its id; question, text, answer, extracted: shown as they are, empty ones left out
+    kinds: of `Responses.kinds`
+    """
+
+    heading: str
+    question: str
+    text: str
+    answer: str
+    extracted: str
+    kinds: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Responses with a filter for each kind ("right", "wrong", "truncated"): radio buttons, for the page has no script.
+
+    counts: of all responses, of which `responses` may be a part; kind -> number
+    """
+
+    title: str
+    counts: Mapping[str, int]
+    responses: Sequence[Response]
+    note: str = ""
+
+
+Section = Table | Curves | Texts | TokenHeat | Intervals | Responses
 
 
 def write_report(path: str | Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
@@ -98,7 +144,29 @@ def render_report(title: str, subtitle: str, sections: Sequence[Section]) -> str
         for is_curves, group in itertools.groupby(views, key=lambda view: view["kind"] == "Curves")
     ]
     template = files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return Environment(autoescape=True).from_string(template).render(title=title, subtitle=subtitle, groups=groups)
+    environment = Environment(autoescape=True, finalize=_visible)
+    return environment.from_string(template).render(title=title, subtitle=subtitle, groups=groups)
+
+
+def _visible(value: Any) -> Any:
+    """Characters that are not shown but act, on the order of other characters or on a parser, by their number.
+
+    Every value that the template prints comes through here before it is escaped.
+    """
+    from markupsafe import Markup
+
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(f"\u27e8U+{ord(c):04X}\u27e9" if _acts(c) else c for c in value)
+
+
+def _acts(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _BIDI_CONTROLS
+
+
+_BIDI_CONTROLS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def _view(section: Section, prefix: str) -> dict[str, Any]:
@@ -115,6 +183,11 @@ def _view(section: Section, prefix: str) -> dict[str, Any]:
             view |= {"texts": section.texts, "unfolded": UNFOLDED_CHARACTERS}
         case TokenHeat():
             view |= _heat(section)
+        case Intervals():
+            view |= _intervals(section)
+        case Responses():
+            view |= {"prefix": prefix, "counts": section.counts, "responses": section.responses}
+            view |= {"total": len(section.responses)}
     return view
 
 
@@ -137,6 +210,43 @@ def _heat(section: TokenHeat) -> dict[str, Any]:
             }
         )
     return {"tokens": tokens, "limit": f"{limit:.3g}"}
+
+
+def _intervals(section: Intervals) -> dict[str, Any]:
+    """Places on the axis as percentages of its width."""
+    bounds = [bound for row in section.rows for bound in row[1:4] if math.isfinite(bound)]
+    low, high = min([0.0, *bounds]), max([0.0, *bounds])
+    step = _tick(high - low)
+    first = 0.0 if section.from_zero else math.floor(low / step) * step
+    last = max(first + step, math.ceil(high / step - 1e-9) * step)
+
+    def place(value: float) -> str | None:
+        return f"{100 * (value - first) / (last - first):.2f}" if math.isfinite(value) else None
+
+    ticks = [first + step * i for i in range(round((last - first) / step) + 1)]
+    return {
+        "ticks": [{"place": place(tick), "text": f"{tick:g}{section.unit}", "zero": tick == 0} for tick in ticks],
+        "points": [
+            {
+                "label": label,
+                "place": place(value),
+                "low": place(low_bound),
+                "width": f"{100 * (high_bound - low_bound) / (last - first):.2f}" if high_bound >= low_bound else None,
+                "reference": place(reference),
+                "text": f"{value:.1f}" if math.isfinite(value) else "-",
+                "interval": f"{low_bound:.1f} to {high_bound:.1f}" if high_bound >= low_bound else "",
+            }
+            for label, value, low_bound, high_bound, reference in section.rows
+        ],
+    }
+
+
+def _tick(span: float) -> float:
+    """A round distance that leaves four to eight ticks."""
+    if span <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(span))
+    return next(power * factor for factor in (0.2, 0.25, 0.5, 1.0, 2.0) if span / (power * factor) <= 6)
 
 
 def _legend(section: Curves) -> list[dict[str, Any]]:
