@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig, T5Config, T5ForConditionalGeneration
 
 from thinker_common.errors import SettingsError, UserError
@@ -74,8 +77,17 @@ def wrong_shapes(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 16}))
 
 
-def only_an_adapter(folder: Path) -> None:
-    (folder / "config.json").rename(folder / "adapter_config.json")
+def settings_of_an_adapter(**settings: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / "config.json").unlink()
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+    return damage
+
+
+def adapter_without_base(folder: Path) -> None:
+    settings_of_an_adapter(base_model_name_or_path="./nowhere", peft_type="LORA")(folder)
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
 
 
 def pickled_weights(folder: Path) -> None:
@@ -100,10 +112,6 @@ def custom_code(folder: Path) -> None:
     (folder / "mine.py").write_text("raise SystemExit('code of the model folder was run')")
 
 
-def encoder_decoder(folder: Path) -> None:
-    T5ForConditionalGeneration(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(folder)
-
-
 def encoder(folder: Path) -> None:
     BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(folder)
 
@@ -117,12 +125,12 @@ def encoder(folder: Path) -> None:
         (truncate_weights, "cannot be loaded: .*file not fully covered"),
         (remove_a_weight, "9 weights are missing, the first is model.layers.1.input_layernorm.weight"),
         (wrong_shapes, r"mlp.down_proj.weight has shape \[8, 8\], config.json asks for \[8, 16\]"),
-        (only_an_adapter, "holds an adapter, not a model"),
+        (settings_of_an_adapter(base_model_name_or_path="embedded"), "this adapter has no adapter_model.safetensors"),
+        (adapter_without_base, "the base model of this adapter: ./nowhere: there is no such folder"),
         (pickled_weights, "pickle files, which can run code and are not loaded"),
         (missing_shard, "1 of 2 weight files are missing: model-00002-of-00002.safetensors"),
         (broken_index, "not an index of weights"),
         (custom_code, "cannot be loaded: .*custom code"),
-        (encoder_decoder, "cannot be loaded: Unrecognized configuration class"),
         (encoder, "weights are missing"),
     ],
 )
@@ -132,6 +140,75 @@ def test_broken_folders(folder, damage, message):
         load_policy(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_encoder_decoder_models_load_as_such(tmp_path, tied):
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    saved = T5ForConditionalGeneration(config).eval()
+    saved.save_pretrained(tmp_path)
+    model = load_policy(tmp_path)
+    ids = torch.tensor([[3, 1, 4]])
+    assert isinstance(model, T5ForConditionalGeneration) and not model.training
+    assert torch.equal(model(ids, decoder_input_ids=ids).logits, saved(ids, decoder_input_ids=ids).logits)
+
+
+@pytest.fixture
+def adapter(saved_model, tmp_path) -> tuple[Path, torch.Tensor]:
+    """A folder that holds a trained adapter of the saved model and nothing else, and the logits with it."""
+    model = get_peft_model(
+        load_policy(saved_model), LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False)
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", model.eval()(torch.tensor([[3, 1, 4]])).logits
+
+
+def test_a_folder_with_an_adapter_loads_with_its_base_model(adapter, saved_model):
+    folder, expected = adapter
+    model = load_policy(folder)
+    assert isinstance(model, PeftModel) and not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(model(torch.tensor([[3, 1, 4]])).logits, expected)
+    assert load_tokenizer(folder).get_vocab() == load_tokenizer(saved_model).get_vocab()
+
+
+def test_an_adapter_of_another_model_or_with_weights_missing(adapter):
+    folder, _ = adapter
+    weights = load_file(folder / "adapter_model.safetensors")
+    first = min(name for name in weights if "lora_A" in name)
+    save_file({name: value for name, value in weights.items() if name != first}, folder / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"adapter: cannot be loaded: .*missing adapter keys.*lora_A"):
+        load_policy(folder)
+    save_file(
+        {name: torch.cat([value, value]) for name, value in weights.items()}, folder / "adapter_model.safetensors"
+    )
+    with pytest.raises(UserError, match=r"adapter: cannot be loaded: .*(size mismatch|state_dict)"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{", "not the configuration of an adapter"),
+        ("[]", "not the configuration of an adapter"),
+        ("{}", "not the configuration of an adapter"),
+        (
+            '{"base_model_name_or_path": ""}',
+            "names no base_model_name_or_path; put the base model's folder or id there",
+        ),
+    ],
+)
+def test_settings_of_an_adapter_that_name_no_base(adapter, settings, message):
+    folder, _ = adapter
+    (folder / "adapter_config.json").write_text(settings)
+    for load in (load_policy, load_tokenizer):
+        with pytest.raises(UserError, match=message) as caught:
+            load(folder)
+        assert str(folder) in str(caught.value)
 
 
 def test_folder_without_tokenizer(folder):

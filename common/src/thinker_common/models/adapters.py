@@ -38,7 +38,7 @@ def add_lora(model: PreTrainedModel, lora: LoraOptions) -> PeftModel:
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r, any number does
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM,
     )
     name = f"lora.target_modules = {lora.target_modules!r}"
     try:

@@ -1,5 +1,8 @@
 """Loading a policy and its tokenizer: a Hugging Face id, a local folder, or the embedded model.
 
+A folder may hold a LoRA adapter alone, as PEFT saves it. Then its base model is loaded, which the adapter's
+configuration names, and the adapter is put on it, unmerged.
+
 What cannot be loaded is an error that names the folder or id, what is wrong with it and what to do. Weights come from
 safetensors files only, and code from a model's folder is not run: both are untrusted input.
 """
@@ -13,13 +16,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..errors import SettingsError, UserError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # One of these is in every folder that has a tokenizer.
@@ -29,11 +42,16 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, padding on the left, with a padding token (end of sequence if it has none of its own).
 
+    That of the base model for an adapter that was saved without one.
+
     Raises:
         UserError: no such folder, a folder without a tokenizer, an id that cannot be reached.
     """
     source = _source(name_or_path, revision)
     if source.is_folder and not any((Path(source.name) / file).is_file() for file in _TOKENIZER_FILES):
+        if _is_adapter(Path(source.name)):
+            base, base_revision = _adapter_base(Path(source.name))
+            return load_tokenizer(base, revision=base_revision)
         raise UserError(
             f"{source.name}: no tokenizer in this folder (none of {', '.join(_TOKENIZER_FILES)}); "
             "save it there with tokenizer.save_pretrained(folder)"
@@ -59,8 +77,8 @@ def load_policy(
     dtype: str = "auto",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """A causal language model in evaluation mode, on the CPU; the caller moves it.
+) -> PreTrainedModel | PeftModel:
+    """A causal or encoder-decoder language model in evaluation mode, on the CPU; the caller moves it.
 
     Args:
         name_or_path: "embedded" or "embedded@<version>", a local folder, or an id on the Hugging Face hub.
@@ -70,16 +88,25 @@ def load_policy(
 
     Raises:
         UserError: no such folder, a folder without configuration or weights or with damaged ones, an id that cannot be
-            reached, a model that is not a causal language model.
+            reached, a model that generates no text, an adapter whose base model is one of these.
         SettingsError: an unknown dtype.
     """
     if dtype != "auto" and dtype not in _DTYPES:
         raise SettingsError(f"dtype = {dtype!r}: must be auto, {', '.join(_DTYPES)}")
     source = _source(name_or_path, revision)
+    if source.is_folder and _is_adapter(Path(source.name)):
+        return _load_adapted(
+            Path(source.name),
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
     if source.is_folder:
         _check_weights(Path(source.name))
     with _loading(source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(source.name, revision=revision, trust_remote_code=trust_remote_code)
+        family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        loaded: Any = family.from_pretrained(
             source.name,
             revision=revision,
             dtype=_default_dtype() if dtype == "auto" else _DTYPES[dtype],
@@ -96,6 +123,31 @@ def load_policy(
     for name in sorted(info["missing_keys"]):
         raise UserError(f"{source.name}: {len(info['missing_keys'])} weights are missing, the first is {name}")
     return model
+
+
+def _load_adapted(folder: Path, **options: Any) -> PeftModel:
+    """The adapter of a folder on its base model. `options`: as `load_policy`, for the base."""
+    from peft import PeftModel
+
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{folder}: this adapter has no adapter_model.safetensors (pickle files can run code and are not loaded); "
+            "save it with model.save_pretrained(folder)"
+        )
+    base, revision = _adapter_base(folder)
+    try:
+        model = load_policy(base, revision=revision, **options)
+    except UserError as error:
+        raise UserError(f"{folder}: the base model of this adapter: {error}") from error
+    assert isinstance(model, PreTrainedModel)
+    with _loading(_Source(str(folder), is_folder=True)), warnings.catch_warnings():
+        # Of weights that the file does not hold PEFT only warns, and leaves them untrained.
+        warnings.filterwarnings("error", message=".*missing adapter keys", category=UserWarning)
+        try:
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        except UserWarning as warning:
+            raise ValueError(str(warning)) from warning
+    return adapted.eval()
 
 
 def _default_dtype() -> torch.dtype:
@@ -129,10 +181,25 @@ def _source(name_or_path: str | Path, revision: str | None) -> _Source:
     return _Source(name, is_folder=False)
 
 
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def _adapter_base(folder: Path) -> tuple[str, str | None]:
+    """The model that an adapter's configuration names as its base, and its revision."""
+    file = folder / "adapter_config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        name, revision = settings["base_model_name_or_path"], settings.get("revision")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{file}: not the configuration of an adapter ({error!r})") from error
+    if not name:
+        raise UserError(f"{file}: names no base_model_name_or_path; put the base model's folder or id there")
+    return name, revision
+
+
 def _check_weights(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise UserError(f"{folder}: this folder holds an adapter, not a model; merge it into its base model first")
         raise UserError(f"{folder}: no config.json in this folder, so it is not a Hugging Face model")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
