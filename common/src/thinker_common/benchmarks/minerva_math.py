@@ -20,7 +20,7 @@ INFO = BenchmarkInfo(
     title="Minerva Math (OCWCourses)",
     kind="math",
     hub=HUB,
-    license="CC BY-NC-SA 4.0, as MIT OpenCourseWare is (from memory; the card states none)",
+    license="CC BY-NC-SA 4.0, as MIT OpenCourseWare is (from memory; the card was not seen)",
     citation="Lewkowycz et al. 2022, Solving Quantitative Reasoning Problems with Language Models, arXiv 2206.14858",
     notes=(
         "Many golds are like 6.02e23, which parsers misread; the default grader rewrites it on both sides.",
@@ -70,5 +70,5 @@ def _problem(found: Rows, index: int, prefix: str, relative_tolerance: float) ->
         answer=gold,
         kind="math",
         steps=(row["solution"],) if row.get("solution") else (),
-        metadata={"subject": row.get("type"), **tolerance, "row": row},
+        metadata={**({"subject": row["type"]} if row.get("type") else {}), **tolerance, "row": row},
     )

@@ -102,7 +102,8 @@ class BenchmarkInfo:
     license: of the data, and how far it is known
     citation: authors, year, arXiv number
     notes: traps, one or two sentences each
-    shares: "benchmark/split" of other data sets here that hold some of the same questions
+    shares: "benchmark/split" of other data sets here that are of the same origin, so that they share questions, or
+        must share none; `check.check_benchmark` counts those
     """
 
     title: str
