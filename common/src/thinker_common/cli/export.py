@@ -15,8 +15,8 @@ Model = Annotated[
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")]
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option("--dtype", help="Of the weights that are written; auto is that of the model's own files."),
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option("--dtype", help="Of the weights that are written; float32 loses nothing."),
 ]
 
 
@@ -32,7 +32,7 @@ def add_export(app: typer.Typer) -> None:
         f"  {name} export runs/gsm8k/checkpoints/checkpoint-100 exported --dtype bfloat16\n"
         f"  {name} export embedded small-model",
     )
-    def export_command(model: Model, out: Out, dtype: Dtype = "auto", revision: Revision = None) -> None:
+    def export_command(model: Model, out: Out, dtype: Dtype = "float32", revision: Revision = None) -> None:
         _check_free(out)
         source = _model_of(model)
 
