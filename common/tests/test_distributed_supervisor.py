@@ -43,12 +43,13 @@ def run_job(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     monkeypatch.setenv("WORLD_SIZE", "2")
 
-    def run(source, *, after=None, **settings):
+    def run(source, *, after=None, hang_seconds=None):
         (tmp_path / "job.py").write_text(JOB + source)
         command = (sys.executable, "-c", LAUNCHER, "2", WORKER, "job")
-        plan = LaunchPlan((Host("localhost", 2),), (command,), {}, (), "127.0.0.1", 1, LaunchSettings(**settings))
+        plan = LaunchPlan((Host("localhost", 2),), (command,), {}, (), "127.0.0.1", 1, LaunchSettings())
+        if hang_seconds is not None:
+            plan.settings.hang_seconds = hang_seconds  # less than a run may ask for
         supervisor = Supervisor(plan)
-        # The least that LaunchSettings takes is 10 seconds; a test need not wait as long.
         if after is not None:
             threading.Thread(target=after, args=(supervisor,), daemon=True).start()
         began = time.monotonic()
@@ -93,7 +94,9 @@ def test_a_killed_rank_ends_the_run_with_rank_host_phase_and_last_lines(run_job,
 
 def test_a_killed_worker_ends_the_run_as_well(run_job):
     """Whoever takes the memory back may hit the watching process."""
-    code, err, _, _ = run_job("phases.begin('step 1')\nif rank == 1: os.kill(os.getppid(), signal.SIGKILL)\nforever()")
+    code, err, _, _ = run_job(
+        "phases.begin('step 1')\ntime.sleep(1)\nif rank == 1: os.kill(os.getppid(), signal.SIGKILL)\nforever()"
+    )
     assert code == 128 + signal.SIGKILL
     assert "error: rank 1 on" in err and 'in phase "step 1"' in err
 
@@ -132,10 +135,10 @@ def test_a_hang_names_the_phase_and_where_each_rank_stood(run_job):
         "def stuck(): time.sleep(1000)\n"
         "phases.begin('step 3')\n"
         "stuck() if rank == 1 else wait_for_the_other()",
-        hang_seconds=10,
+        hang_seconds=6,
     )
     assert code == EXIT_HANG
-    assert "error: no rank has moved for 10 s: " in err and 'in phase "step 3"' in err
+    assert "error: no rank has moved for 6 s: " in err and 'in phase "step 3"' in err
     assert "stood at:\n  File" in err and "in stuck" in err and "in wait_for_the_other" in err
     assert seconds < 30
 
@@ -144,19 +147,19 @@ def test_a_rank_that_works_is_not_a_hang(run_job):
     """One rank computes, the other waits for it, for longer than a hang takes to be seen."""
     code, err, _, _ = run_job(
         "phases.begin('step 3')\n"
-        "end = time.monotonic() + 14\n"
+        "end = time.monotonic() + 9\n"
         "if rank == 1:\n"
         "    while time.monotonic() < end: sum(range(1000))\n"
         "else:\n"
-        "    time.sleep(14)",
-        hang_seconds=10,
+        "    time.sleep(9)",
+        hang_seconds=6,
     )
     assert (code, err) == (0, "")
 
 
 def test_a_patient_phase_may_stand_still(run_job):
     """Compiling takes a minute in one call, and must not be taken for a hang."""
-    code, err, _, _ = run_job("with phases.phase('compile', patient=True): time.sleep(14)", hang_seconds=10)
+    code, err, _, _ = run_job("with phases.phase('compile', patient=True): time.sleep(9)", hang_seconds=6)
     assert (code, err) == (0, "")
 
 

@@ -240,7 +240,7 @@ class Supervisor:
             )
             return
         limit = settings.patience_seconds if any(rank.patient for rank in running) else settings.hang_seconds
-        if running and now - max(rank.moved for rank in running) > limit:
+        if running and now - max(max(rank.moved, rank.ended or 0.0) for rank in self.ranks.values()) > limit:
             self._end_after_hang(running, limit)
 
     def _end_after_failure(self, failed: list[Rank]) -> None:

@@ -24,7 +24,7 @@ from .exit_codes import of_signal
 SUPERVISOR, TOKEN = "THINKER_SUPERVISOR", "THINKER_TOKEN"
 KEPT_LINES = 40
 _TICK_SECONDS = 0.5
-_GRACE_SECONDS = 5.0  # for a rank that ends by itself when another one failed
+_GRACE_SECONDS = 3.0  # for a rank that ends by itself when another one failed
 _DUMP_SECONDS = 1.0  # for a rank that hangs to print its stacks
 _ORPHAN_SECONDS = 60.0  # for a rank whose supervisor is gone to save
 
@@ -100,15 +100,15 @@ class Worker:
 
     def run(self) -> int:
         """Until the rank ends; returns the exit code that the launcher sees."""
-        told = 0.0
+        told, told_phase = 0.0, ""
         while self.child.poll() is None:
             for key, _ in self.selector.select(_TICK_SECONDS):
                 key.data(key.fd)
             if self.deadline is not None and time.monotonic() > self.deadline:
                 self.child.kill()
-            if time.monotonic() - told > phases.SAMPLE_SECONDS:
+            if self.phase != told_phase or time.monotonic() - told > phases.SAMPLE_SECONDS:
                 self._say(phase=self.phase, patient=self.patient, moved=self.moved)
-                self.moved, told = False, time.monotonic()
+                self.moved, told, told_phase = False, time.monotonic(), self.phase
         self._drain()
         code = self.child.returncode
         self._say(exit=code, phase=self.phase, lines=list(self.lines))
