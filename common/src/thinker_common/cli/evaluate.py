@@ -131,6 +131,10 @@ def add_evaluate(app: typer.Typer) -> None:
         if compare is not None and is_results_folder(model):
             _compare_folders(Path(model), compare, _names(benchmark), output, as_json)
             return
+        if compare is not None and benchmark is None and file is None:
+            raise UserError(
+                f"--compare: {model} is no folder of a finished evaluation; name a --benchmark to evaluate it on"
+            )
         options = benchmark_options(option or [])
         benchmarks = _load_benchmarks(benchmark, file, column or [], kind, split, options, data_dir, limit, seed)
         ks = _numbers(k)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from .table import (
 # A page must open quickly whatever the run: `generations.jsonl` and `changes.jsonl` hold the rest.
 MAX_RESPONSES = 300
 MAX_CHARACTERS = 6_000  # of one response
-MAX_CHANGES = 200
+MAX_CHANGES = 300
 
 
 def write_evaluation_page(
@@ -57,7 +56,8 @@ def write_evaluation_page(
     for result in generated:
         questions = {problem.id: problem.prompt_text() for problem in benchmarks[result.benchmark].problems}
         sections.append(_responses(result, questions, share))
-    subtitle = "\n".join(_provenance(result) for result in results)
+    sections.append(_provenance(results))
+    subtitle = f"on {', '.join(result.benchmark for result in results)}"
     if comparison is not None:
         subtitle += f"\ncompared with {other}"
     write_report(path, f"Evaluation of {model}", subtitle, sections)
@@ -78,10 +78,9 @@ def _result_tables(generated: Sequence[EvaluationResult], ranked: Sequence[Ranki
         note += (
             "given a box: of responses with a closed box; loglik: of the reference after the response's reasoning, nats"
         )
-        note += "".join(f"\n{line}" for result in generated for line in _counted_apart(result))
-        sections.append(
-            _without_model("Results", COLUMNS, [cells(r, model) for r in generated], _averaged(generated, note))
-        )
+        rows_of_generated = [cells(result, model) for result in generated]
+        sections.append(_without_model("Results", COLUMNS, rows_of_generated, _averaged(generated, note)))
+        sections += _counted_apart(generated)
         columns, rows = at_k_cells(generated)
         if rows:
             sections.append(Table("Several responses to each problem", columns, rows))
@@ -112,16 +111,19 @@ def _averaged(results: Sequence[EvaluationResult | RankingResult], note: str) ->
     return f"{note}\n{average_sentence(average, suites.shared_questions([result.benchmark for result in results]))}"
 
 
-def _counted_apart(result: EvaluationResult) -> list[str]:
-    lines = []
-    if result.no_answer_rate:
-        lines.append(
-            f"no answer could be read from {percent(result.no_answer_rate)} % of the responses, which is wrong"
-        )
-    if result.timed_out:
-        lines.append(f"{result.timed_out} comparisons were given up, counted as wrong")
-    lines += [f"{count} source rows left out: {reason}" for reason, count in result.dropped.items()]
-    return [f"{result.benchmark}: {line}" for line in lines]
+def _counted_apart(results: Sequence[EvaluationResult]) -> list[Table]:
+    """What is wrong for another reason than a wrong answer, and what is not there at all."""
+    rows = [
+        [
+            result.benchmark,
+            percent(result.no_answer_rate, result.no_answer_rate_standard_error),
+            str(result.timed_out),
+            "; ".join(f"{count} ({reason})" for reason, count in result.dropped.items()) or "none",
+        ]
+        for result in results
+    ]
+    note = "no answer could be read, or its comparison was given up: counted as wrong; rows left out are not counted"
+    return [Table("Counted apart", ["benchmark", "no answer %", "timed out", "source rows left out"], rows, note)]
 
 
 def _accuracy_plot(results: Sequence[EvaluationResult | RankingResult]) -> Intervals:
@@ -153,15 +155,16 @@ def comparison_sections(
         points.append(("average", comparison.difference, *comparison.interval))
     scaled = [(name, 100 * value, 100 * low, 100 * high, math.nan) for name, value, low, high in points]
     sections.append(Intervals("Difference, points", scaled, from_zero=False, note="after - before, 95 % interval"))
-    sections += [_changes_table(name, rows) for name, rows in changes.items() if rows]
+    share = max(1, MAX_CHANGES // max(1, len(changes)))
+    sections += [_changes_table(name, rows, share) for name, rows in changes.items() if rows]
     return sections
 
 
-def _changes_table(benchmark: str, changes: Sequence[Mapping[str, Any]]) -> Table:
-    shown = changes[:MAX_CHANGES]
+def _changes_table(benchmark: str, changes: Sequence[Mapping[str, Any]], share: int) -> Table:
+    shown = [changes[index] for index in _balanced([frozenset([row["change"]]) for row in changes], share)]
     note = "answers as they were read from the responses"
     if len(shown) < len(changes):
-        note += f"\nthe first {len(shown)} of {len(changes)}; all of them are in changes.jsonl"
+        note += f"\n{len(shown)} of {len(changes)}; all of them are in changes.jsonl"
     return Table(
         f"Changed on {benchmark}",
         ["problem", "change", "reference", "before", "after"],
@@ -246,13 +249,25 @@ def _cut(text: str, characters: int) -> str:
     return text if len(text) <= characters else f"{text[:characters]} … ({len(text) - characters:,} characters more)"
 
 
-def _provenance(result: EvaluationResult | RankingResult) -> str:
-    parts = [f"{result.benchmark}: {result.source}, split {result.split}, reader version {result.version}"]
-    if result.revision:
-        parts.append(f"revision {result.revision[:19]}")
-    if isinstance(result, EvaluationResult):
-        decoding = json.dumps(result.decoding).strip("{}").replace('"', "")
-        parts.append(f"grader {result.grader}, seed {result.seed}, {decoding}, chat template {result.chat_template}")
-    else:
-        parts.append(f"ranked by {result.form}, chat template {result.chat_template}")
-    return ", ".join(parts)
+def _provenance(results: Sequence[EvaluationResult | RankingResult]) -> Table:
+    """What a figure has to be quoted with."""
+    columns = ["what", *(result.benchmark for result in results)]
+    facts: dict[str, list[str]] = {}
+    for result in results:
+        own = {
+            "source": result.source,
+            "split": result.split,
+            "revision": (result.revision or "-")[:19],
+            "reader's version": str(result.version),
+            "chat template": result.chat_template,
+            "prompt": result.template,
+        }
+        if isinstance(result, EvaluationResult):
+            own |= {"grader": result.grader, "seed": str(result.seed)}
+            own |= {name.replace("_", " "): f"{value:g}" for name, value in result.decoding.items()}
+        else:
+            own |= {"options ranked by": result.form}
+        for name, value in own.items():
+            facts.setdefault(name, []).append(value)
+    rows = [[name, *values] for name, values in facts.items()]
+    return Table("Where the figures come from", columns, rows)

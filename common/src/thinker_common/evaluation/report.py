@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UNFOLDED_CHARACTERS = 1_500  # longer texts are folded away at first
+UNSCROLLED_ROWS = 25  # a longer table scrolls in its own box
 SERIES_COLOURS = 6  # --s0 to --s5 of the page
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text. Columns whose cells are all numbers (with units, signs, errors) are aligned to the right."""
+    """Cells of text. But for the first, columns of numbers (with units, signs, errors) are aligned to the right."""
 
     title: str
     columns: Sequence[str]
@@ -175,8 +176,14 @@ def _view(section: Section, prefix: str) -> dict[str, Any]:
     match section:
         case Table():
             assert all(len(row) == len(section.columns) for row in section.rows), "a row has a cell for each column"
-            numeric = [i for i in range(len(section.columns)) if all(_is_numeric(row[i]) for row in section.rows)]
-            view |= {"columns": section.columns, "rows": section.rows, "numeric": numeric if section.rows else []}
+            # The first column names the row, also where it is a number.
+            numeric = [i for i in range(1, len(section.columns)) if all(_is_numeric(row[i]) for row in section.rows)]
+            view |= {
+                "unscrolled": UNSCROLLED_ROWS,
+                "columns": section.columns,
+                "rows": section.rows,
+                "numeric": numeric if section.rows else [],
+            }
         case Curves():
             view |= {"lines": _legend(section), "svg": _figure(section, prefix)}
         case Texts():
@@ -223,6 +230,7 @@ def _intervals(section: Intervals) -> dict[str, Any]:
     def place(value: float) -> str | None:
         return f"{100 * (value - first) / (last - first):.2f}" if math.isfinite(value) else None
 
+    number = ".1f" if section.from_zero else "+.1f"
     ticks = [first + step * i for i in range(round((last - first) / step) + 1)]
     return {
         "ticks": [{"place": place(tick), "text": f"{tick:g}{section.unit}", "zero": tick == 0} for tick in ticks],
@@ -233,8 +241,8 @@ def _intervals(section: Intervals) -> dict[str, Any]:
                 "low": place(low_bound),
                 "width": f"{100 * (high_bound - low_bound) / (last - first):.2f}" if high_bound >= low_bound else None,
                 "reference": place(reference),
-                "text": f"{value:.1f}" if math.isfinite(value) else "-",
-                "interval": f"{low_bound:.1f} to {high_bound:.1f}" if high_bound >= low_bound else "",
+                "text": format(value, number) if math.isfinite(value) else "-",
+                "interval": f"{low_bound:{number}} to {high_bound:{number}}" if high_bound >= low_bound else "",
             }
             for label, value, low_bound, high_bound, reference in section.rows
         ],
