@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertModel
 
 from thinker_common.cli.app import run
@@ -96,6 +97,15 @@ def safetensors_file(header, data=b"", length=None):
     return struct.pack("<Q", len(content) if length is None else length) + content + data
 
 
+def foreign_tokenizer():
+    """One token a byte, as in ours, with ids from 100,000 on."""
+    alphabet = {letter: 100_000 + index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(alphabet, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer.to_str().encode()
+
+
 def broken_models():
     """Folder -> file -> its content; None removes the file. Everything else is the embedded model."""
     weights = (embedded_path() / "model.safetensors").read_bytes()
@@ -136,6 +146,7 @@ def broken_models():
             "own.py": b"open('code_was_run', 'w')\n",
         },
         "no_tokenizer": {"tokenizer.json": None},
+        "foreign_tokenizer": {"tokenizer.json": foreign_tokenizer()},
         "broken_tokenizer": {"tokenizer.json": b"{"},
         "adapter_without_base": {
             **only_adapter,
@@ -367,6 +378,7 @@ MODELS = {
     "another architecture": (score("good.jsonl", model="encoder"), r"encoder: .+"),
     "no tokenizer": (score("good.jsonl", model="no_tokenizer"), r"no_tokenizer: no tokenizer in this folder \(none of tokenizer\.json, .+\); save it there with tokenizer\.save_pretrained\(folder\)"),
     "broken tokenizer": (score("good.jsonl", model="broken_tokenizer"), r"broken_tokenizer: cannot be loaded: .+"),
+    "tokenizer of another model": (score("good.jsonl", model="foreign_tokenizer"), r"good\.jsonl, line 1, column 1: the tokenizer gives token \d+ and the model has \d+: they do not belong together"),
     "adapter without its base": (export("adapter_without_base"), exactly("adapter_without_base: the base model of this adapter: ./nowhere: there is no such folder")),
     "adapter without its base, to score": (score("good.jsonl", model="adapter_without_base"), exactly("adapter_without_base: the base model of this adapter: ./nowhere: there is no such folder")),
     "adapter of nothing": (export("adapter_of_nothing"), exactly("adapter_of_nothing/adapter_config.json: names no base_model_name_or_path; put the base model's folder or id there")),

@@ -143,6 +143,11 @@ def _encode(model: Any, tokenizer: PreTrainedTokenizerBase, row: ScoringRow, cha
         ]
     except ValueError as error:
         raise row.line.error(str(error)) from error
+    vocabulary: int = model.get_input_embeddings().num_embeddings
+    if (highest := max(max(ids, default=0) for ids in (prompt, reasoning, *answers))) >= vocabulary:
+        raise row.line.error(
+            f"the tokenizer gives token {highest} and the model has {vocabulary}: they do not belong together"
+        )
     output = len(reasoning) + max(map(len, answers))
     longest = max(len(prompt), 1 + output) if encoder_decoder else len(prompt) + output
     limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
