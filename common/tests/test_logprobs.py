@@ -4,7 +4,9 @@ Shape legend: B rows, T tokens, K kept positions, V vocabulary.
 """
 
 import copy
+import dataclasses
 import math
+import warnings
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     BloomConfig,
     CohereConfig,
     Gemma2Config,
@@ -22,9 +25,11 @@ from transformers import (
     LlamaConfig,
     PreTrainedModel,
     Qwen2Config,
+    T5Config,
 )
 
 from thinker_common.likelihood import logprobs as module
+from thinker_common.likelihood.head import agrees, described_head
 from thinker_common.likelihood.logprobs import token_logprobs
 
 VOCAB = 61
@@ -242,7 +247,12 @@ def test_falls_back_to_the_models_own_forward(monkeypatch):
     monkeypatch.setattr(model, "get_decoder", lambda: FlippedDecoder(model.model))
     ids_BT, mask_BT = torch.tensor([[7, 3, 60, 5]]), torch.ones(1, 4)
     expected_BK = model(input_ids=ids_BT).logits.log_softmax(-1)[:, :-1].gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
-    logprobs_BK = token_logprobs(model, ids_BT, mask_BT, keep=2, chunk_tokens=1)
+    with pytest.warns(UserWarning, match="llama: the model's own logits are not what its configuration says") as caught:
+        logprobs_BK = token_logprobs(model, ids_BT, mask_BT, keep=2, chunk_tokens=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        token_logprobs(model, ids_BT, mask_BT)
+    assert "right, but memory grows with tokens times vocabulary" in str(caught[0].message)
     assert not module._head_verified[model]
     torch.testing.assert_close(logprobs_BK, expected_BK[:, -2:], atol=1e-10, rtol=0)
     assert logprobs_BK.requires_grad
@@ -253,9 +263,36 @@ def test_untrained_soft_cap_is_noticed():
     config = copy.deepcopy(CONFIGS["gemma2"])
     config.initializer_range, config.final_logit_softcapping = 0.02, 30.0
     model = AutoModelForCausalLM.from_config(config)
-    head = module._output_head(model)
+    head = module.causal_head(model)
     assert head is not None and head.soft_cap == 30.0
-    assert not module._agrees_with_own_forward(model, module.OutputHead(head.projection, 1.0, None))
+    ids_BT = torch.tensor([[7, 3, 60, 5]])
+    states, own_logits = lambda: model.model(ids_BT).last_hidden_state, lambda: model(ids_BT).logits
+    with torch.no_grad():
+        assert agrees(head, states, own_logits)
+        assert not agrees(dataclasses.replace(head, soft_cap=None), states, own_logits)
+
+
+@pytest.mark.parametrize("name", ["granite", "cohere", "t5"])
+@torch.no_grad()
+def test_a_missing_scale_is_noticed(name):
+    """T5 scales what it projects, the others what they projected; a bias would show as well."""
+    config = CONFIGS.get(name) or T5Config(vocab_size=VOCAB, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = family.from_config(config).eval()
+    ids_BT = torch.tensor([[7, 3, 60, 5]])
+
+    def states() -> Tensor:
+        encoded = {"encoder_hidden_states": model.get_encoder()(ids_BT).last_hidden_state} if name == "t5" else {}
+        return model.get_decoder()(ids_BT, **encoded).last_hidden_state
+
+    def own_logits() -> Tensor:
+        return model(ids_BT, **({"decoder_input_ids": ids_BT} if name == "t5" else {})).logits
+
+    head = described_head(model)
+    assert head is not None and head.scale != 1.0
+    assert agrees(head, states, own_logits)
+    assert not agrees(dataclasses.replace(head, scale=1.0), states, own_logits)
+    assert not agrees(dataclasses.replace(head, scale=head.scale * 1.001), states, own_logits)
 
 
 def test_verification_leaves_the_model_as_it_was():
@@ -263,7 +300,7 @@ def test_verification_leaves_the_model_as_it_was():
     model.transformer.h[0].eval()
     hooks = len(model.lm_head._forward_hooks)
     state = torch.get_rng_state()
-    module._output_head(model)
+    module.causal_head(model)
     assert model.training and not model.transformer.h[0].training and not model.transformer.h[0].mlp.training
     assert len(model.lm_head._forward_hooks) == hooks
     assert torch.equal(torch.get_rng_state(), state)
@@ -273,10 +310,12 @@ def test_prompt_tuning_is_scored_with_its_virtual_tokens():
     model = get_peft_model(make_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     model = model.double().eval()
     ids_BT, mask_BT = torch.tensor([[7, 3, 60, 5]]), torch.ones(1, 4, dtype=torch.long)
+    with pytest.warns(UserWarning, match="its own forward computes them"):
+        logprobs_BK = token_logprobs(model, ids_BT, mask_BT)
     with torch.no_grad():
         logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, 3:]
         expected_BK = logits_BTV.log_softmax(-1)[:, :-1].gather(-1, ids_BT[:, 1:, None]).squeeze(-1)
-        torch.testing.assert_close(token_logprobs(model, ids_BT, mask_BT), expected_BK, atol=1e-10, rtol=0)
+        torch.testing.assert_close(logprobs_BK, expected_BK, atol=1e-10, rtol=0)
 
 
 @torch.no_grad()
@@ -293,7 +332,7 @@ def test_bfloat16_sums_over_the_vocabulary_in_float32():
 
 def test_the_head_sees_only_wanted_positions_a_chunk_at_a_time(models):
     model, widths = models["llama"], []
-    module._output_head(model)
+    module.causal_head(model)
     hook = model.lm_head.register_forward_hook(lambda _module, args, _output: widths.append(args[0].shape[0]))
     ids_BT, mask_BT = pad([[7, 3, 60, 5, 21, 8], [4, 9, 2]], [0, 1], 8)
     with torch.no_grad():

@@ -88,7 +88,7 @@ def test_closing_is_the_mass_of_all_tokens_that_begin_with_it(model, tokenizer):
 TEXTS = st.text(st.sampled_from("ab 12-"), max_size=12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     items=st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=9),
     budget=st.integers(1, 200),
@@ -118,7 +118,8 @@ def test_batches_keep_the_token_budget_and_only_answers_reach_the_head(model, to
         lambda _module, _args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     head = model.lm_head.register_forward_pre_hook(lambda _module, args: rows.append(args[0].shape[0]))
-    items = [ScoringItem("a " * n, "", answer, suffix="}") for n, answer in [(3, "12"), (20, "5"), (4, "-5"), (1, "5")]]
+    prompts = [("a", 3, "12"), ("b", 20, "5"), ("1", 4, "-5"), ("2", 1, "5")]
+    items = [ScoringItem(f"{first} " * n, "", answer, suffix="}") for first, n, answer in prompts]
     scores = AnswerScorer(model, tokenizer, max_tokens_per_batch=24).score(items)
     body.remove()
     head.remove()
