@@ -8,44 +8,30 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinker_common.cli.app import run
 from thinker_common.cli.main import app
 from thinker_common.models.embedded import embedded_path
-
-
-def save_base(folder, tokenizer):
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+from thinker_common.models.load import load_policy, load_tokenizer
 
 
 @pytest.fixture(scope="module")
-def folders(tokenizers, tmp_path_factory):
+def folders(tmp_path_factory):
     """A base model and two adapters for it: one with its tokenizer, one as PEFT alone saves it."""
     place = tmp_path_factory.mktemp("models")
-    save_base(place / "base", tokenizers["gpt2"])
+    base, tokenizer = load_policy("embedded"), load_tokenizer("embedded")
+    base.save_pretrained(place / "base")
+    tokenizer.save_pretrained(place / "base")
     torch.manual_seed(1)
     config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
     adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(place / "base"), config)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)  # a trained one: a fresh adapter changes nothing
+            torch.nn.init.normal_(parameter, std=0.05)  # a trained one: a fresh adapter changes nothing
     adapted.save_pretrained(place / "bare")
     shutil.copytree(place / "bare", place / "adapter")
-    tokenizers["gpt2"].save_pretrained(place / "adapter")
+    tokenizer.save_pretrained(place / "adapter")
     return place
 
 
@@ -64,10 +50,10 @@ def export(capsys):
 
 
 def logits(model):
-    model.eval()
+    """In float64, so that what differs is in the weights."""
     ids = torch.arange(40).view(2, 20)
     with torch.no_grad():
-        return model(ids).logits
+        return model.double().eval()(ids).logits
 
 
 @pytest.mark.parametrize("name", ["adapter", "bare"])

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from thinker_common.cli.app import run
 from thinker_common.cli.main import app
@@ -29,38 +29,22 @@ ROWS = [
 IDS = [1, "capital", 70, 4]
 
 
-@pytest.fixture(scope="module")
-def model(tokenizers, tmp_path_factory):
-    """A folder with a small random model."""
-    return save_llama(tokenizers["gpt2"], tmp_path_factory.mktemp("model"), seed=0)
-
-
-def save_llama(tokenizer, folder, seed):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.4,  # far from uniform
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def save_changed(folder, change):
+    """A folder with the embedded model after `change(its head's weights)`."""
+    policy = load_policy("embedded")
+    change(policy.lm_head.weight.data)
+    policy.save_pretrained(folder)
+    load_tokenizer("embedded").save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture
-def score(model, tmp_path, monkeypatch, capsys):
+def score(tmp_path, monkeypatch, capsys):
     """Runs the verb on `rows.jsonl`: (exit code, stdout, error lines)."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "rows.jsonl", ROWS)
 
-    def call(*arguments, file="rows.jsonl", model=model):
+    def call(*arguments, file="rows.jsonl", model="embedded"):
         with pytest.raises(SystemExit) as caught:
             run(app, ["score", file, "--model", model, *arguments])
         captured = capsys.readouterr()
@@ -86,11 +70,11 @@ def flat(path):
     return [score for row in read_scores(path)[1] for score in row["scores"]]
 
 
-def test_scores_are_those_of_the_model(score, model, tmp_path):
+def test_scores_are_those_of_the_model(score, tmp_path):
     code, out, err = score()
     assert (code, err) == (0, "")
     assert out.endswith("scores: rows.scores.jsonl\n")
-    policy, tokenizer = load_policy(model), load_tokenizer(model)
+    policy, tokenizer = load_policy("embedded"), load_tokenizer("embedded")
     scores = flat(tmp_path / "rows.scores.jsonl")
     assert [s["answer"] for s in scores] == [item.answer for item in items()]
     for item, scored in zip(items(), scores, strict=True):
@@ -144,23 +128,23 @@ def same_scores(one, other):
         assert a["token_logprobs"] == pytest.approx(b["token_logprobs"], abs=1e-5)
 
 
-def test_closing(score, model, tmp_path):
+def test_closing(score, tmp_path):
     for closing in ("prefix_mass", "token", "none"):
         assert score("--closing", closing, "--output", f"{closing}.jsonl")[0] == 0
-        expected = AnswerScorer(load_policy(model), load_tokenizer(model), closing=closing).score(items())
+        expected = AnswerScorer(load_policy("embedded"), load_tokenizer("embedded"), closing=closing).score(items())
         sums = [scored["sum"] for scored in flat(tmp_path / f"{closing}.jsonl")]
         assert sums == pytest.approx([score.sum for score in expected], abs=1e-5)
 
 
 def test_prompts_in_a_chat_template(score, tmp_path):
-    assert score("--chat-template", "auto", "--output", "auto.jsonl", model="embedded")[0] == 0
+    assert score("--chat-template", "auto", "--output", "auto.jsonl")[0] == 0
     policy, tokenizer = load_policy("embedded"), load_tokenizer("embedded")
     turns = [
         ScoringItem(render_prompt(tokenizer, item.prompt), item.reasoning, item.answer, item.suffix) for item in items()
     ]
     sums = [scored["sum"] for scored in flat(tmp_path / "auto.jsonl")]
     assert sums == pytest.approx([s.sum for s in AnswerScorer(policy, tokenizer).score(turns)], abs=1e-4)
-    assert score("--output", "none.jsonl", model="embedded")[0] == 0
+    assert score("--output", "none.jsonl")[0] == 0
     assert sums != pytest.approx([scored["sum"] for scored in flat(tmp_path / "none.jsonl")], abs=1e-2)
 
 
@@ -182,7 +166,7 @@ def test_line_breaks_of_any_system(score, tmp_path, line_break, last):
     assert [scored["answer"] for scored in flat(tmp_path / "rows.scores.jsonl")] == [item.answer for item in items()]
 
 
-def test_json_summary(score, tmp_path, model):
+def test_json_summary(score, tmp_path):
     code, out, err = score("--json")
     assert (code, err) == (0, "")
     summary = json.loads(out)
@@ -192,7 +176,7 @@ def test_json_summary(score, tmp_path, model):
     mean = sum(of_rows) / 4
     error = math.sqrt(sum((value - mean) ** 2 for value in of_rows) / 3 / 4)
     assert summary == {
-        "model": model,
+        "model": "embedded",
         "file": "rows.jsonl",
         "output": "rows.scores.jsonl",
         "rows": 4,
@@ -222,11 +206,8 @@ def test_limit_takes_a_seeded_sample_in_order(score, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*output head", "ignore:prefixes that items share")
-def test_numbers_that_are_not_finite_are_null_and_counted(score, tmp_path, tokenizers):
-    folder = save_llama(tokenizers["gpt2"], tmp_path / "diverged", seed=0)
-    policy = load_policy(folder)
-    policy.lm_head.weight.data.fill_(math.nan)
-    policy.save_pretrained(folder)
+def test_numbers_that_are_not_finite_are_null_and_counted(score, tmp_path):
+    folder = save_changed(tmp_path / "diverged", lambda weights: weights.fill_(math.nan))
     code, out, _ = score("--json", model=folder)
     assert code == 0
     summary = json.loads(out)
@@ -305,11 +286,11 @@ main()
 """
 
 
-def test_killed_in_the_middle(score, model, tmp_path):
+def test_killed_in_the_middle(score, tmp_path):
     rows = [{"prompt": f"Question {number}?", "answers": [" a", " b"]} for number in range(12)]
     write(tmp_path / "many.jsonl", rows)
     small = ("--max-tokens-per-batch", "1")
-    command = [sys.executable, "-c", SLOWLY, "score", "many.jsonl", "--model", model, *small]
+    command = [sys.executable, "-c", SLOWLY, "score", "many.jsonl", "--model", "embedded", *small]
     output = tmp_path / "many.scores.jsonl"
     for kill in range(2):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -331,11 +312,11 @@ def test_killed_in_the_middle(score, model, tmp_path):
     same_scores(output, tmp_path / "whole.jsonl")
 
 
-def test_other_settings_rows_or_weights_are_refused_and_named(score, tmp_path, tokenizers):
+def test_other_settings_rows_or_weights_are_refused_and_named(score, tmp_path):
     assert score()[0] == 0
     file = tmp_path / "rows.scores.jsonl"
     before = file.read_bytes()
-    other = save_llama(tokenizers["gpt2"], tmp_path / "other", seed=1)
+    other = save_changed(tmp_path / "other", lambda weights: weights.mul_(1.01))
     (tmp_path / "plain.jinja").write_text("{% for m in messages %}{{ m['content'] }}!{% endfor %}")
     for arguments, named in {
         ("--closing", "token"): 'closing was "prefix_mass" and is "token"',
