@@ -62,6 +62,7 @@ def test_results_and_rows_are_written(evaluate, tmp_path, model):
     assert results["benchmarks"]["mine"]["boxed_rate"] == 0.0
     assert results["benchmarks"]["mine"]["accuracy_given_boxed"] is None
     assert (tmp_path / "scores" / "environment.json").exists()
+    assert "Responses, mine" in (tmp_path / "scores" / "report.html").read_text()
     assert len((tmp_path / "scores" / "mine" / "generations.jsonl").read_text().splitlines()) == 1 + 5
 
 
@@ -95,9 +96,135 @@ def test_comparison_with_an_earlier_evaluation(evaluate, tmp_path):
     results = json.loads((tmp_path / "second" / "results.json").read_text())
     assert results["compared_with"] == "first"
     assert results["comparisons"]["mine"]["n"] == 5
-    code, _, [error] = evaluate("--output", "third", "--compare", "first", "--limit", "2")
+    assert results["comparisons"]["mine"]["adjusted_p_value"] == 1.0
+    assert (tmp_path / "second" / "mine" / "changes.jsonl").read_text() == ""
+    code, out, _ = evaluate("--output", "third", "--compare", "first", "--limit", "2")
+    assert code == 0, "a part of the problems"
+    assert "n = 2 shared problems (3 of the larger evaluation are left out)" in out
+
+
+def test_what_cannot_be_compared_is_refused_before_any_work(evaluate, tmp_path):
+    assert evaluate("--output", "first")[0] == 0
+    for arguments, named in (
+        (("--max-new-tokens", "4"), "--compare, mine: these results cannot be compared, they differ in the decoding"),
+        (("--grader", "generalthinker"), 'the grader ("default" and "generalthinker")'),
+        (("--chat-template", "none"), 'the chat template ("auto" and "none")'),
+        (("--samples", "2", "--temperature", "1"), "the number of samples (1 and 2)"),
+    ):
+        code, _, [error] = evaluate("--output", "other", "--compare", "first", *arguments)
+        assert code == 2
+        assert named in error
+        assert not (tmp_path / "other").exists()
+    code, _, [error] = evaluate("--output", "other", "--compare", "nowhere")
     assert code == 2
-    assert error.startswith("error: only results on the same problems can be compared")
+    assert "nowhere: there is no mine/generations.jsonl, so nothing to compare with" in error
+
+
+def test_finished_evaluations_are_compared_without_a_model(evaluate, tmp_path, capsys):
+    assert evaluate("--output", "before")[0] == 0
+    assert evaluate("--output", "after")[0] == 0
+    rows = (tmp_path / "after" / "mine" / "generations.jsonl").read_text().splitlines()
+    changed = {**json.loads(rows[1]), "correct": True, "extracted": "1"}
+    (tmp_path / "after" / "mine" / "generations.jsonl").write_text(
+        "\n".join([rows[0], json.dumps(changed), *rows[2:]]) + "\n"
+    )
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            run(app, ["evaluate", *arguments])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    code, out, _ = call("--compare", "before", "after", "--output", "compared")
+    assert code == 0
+    assert "mine, after - before: +20.0 points" in out and "exact McNemar p = 1, n = 5" in out
+    assert sorted(entry.name for entry in (tmp_path / "compared").iterdir()) == ["mine", "report.html", "results.json"]
+    [change] = [
+        json.loads(line) for line in (tmp_path / "compared" / "mine" / "changes.jsonl").read_text().splitlines()
+    ]
+    assert (change["id"], change["change"]) == (changed["id"], "wrong -> right")
+    assert json.loads((tmp_path / "compared" / "results.json").read_text())["after"] == "after"
+    code, out, _ = call("--compare", "before", "after", "--json")
+    assert json.loads(out)["comparisons"]["mine"]["only_a"] == 1
+
+    header = json.loads(rows[0])
+    header["settings"]["temperature"] = 0.6
+    (tmp_path / "after" / "mine" / "generations.jsonl").write_text("\n".join([json.dumps(header), *rows[1:]]) + "\n")
+    code, _, error = call("--compare", "before", "after")
+    assert code == 2
+    assert "mine: these results cannot be compared, they differ in the decoding (temperature) (0.0 and 0.6)" in error
+    code, _, error = call("--compare", "before", "missing")
+    assert code == 2
+    assert "missing is no folder of a finished evaluation; name a --benchmark" in error
+    (tmp_path / "after" / "mine").rename(tmp_path / "after" / "theirs")
+    code, _, error = call("--compare", "before", "after")
+    assert code == 2
+    assert "before and after share no benchmark: they hold mine and theirs" in error
+
+
+def test_samples_and_their_figures(evaluate, tmp_path):
+    code, out, _ = evaluate("--output", "scores", "--samples", "4", "--temperature", "1", "--k", "2,4")
+    assert code == 0
+    assert "4 samples at temperature 1" in out and "pass@2 %" in out and "maj@4 %" in out
+    result = json.loads((tmp_path / "scores" / "results.json").read_text())["benchmarks"]["mine"]
+    assert sorted(result["at_k"]) == ["maj@2", "maj@4", "pass@2", "pass@4"]
+    assert set(result["at_k"]["pass@4"]) == {"value", "standard_error", "n"}
+    assert len((tmp_path / "scores" / "mine" / "generations.jsonl").read_text().splitlines()) == 1 + 5 * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--samples", "4"), "samples = 4: greedy responses are all equal"),
+        (("--samples", "2", "--temperature", "1", "--k", "4"), "k = 4: must be at least 1 and at most"),
+        (("--k", "one"), "--k one: numbers with commas between them are needed"),
+        (("--option", "a=1"), "--option is a benchmark's own: name one --benchmark with it"),
+        (("--rank-options", "letter"), "mine: no problem has options to rank"),
+        (("--top-p", "0"), "top_p = 0.0: must be above 0"),
+    ],
+)
+def test_impossible_settings_leave_nothing(evaluate, tmp_path, arguments, message):
+    code, _, [error] = evaluate("--output", "scores", *arguments)
+    assert code == 2
+    assert message in error
+    assert not (tmp_path / "scores").exists()
+
+
+def test_options_are_ranked_and_rankings_compared(evaluate, tmp_path):
+    rows = [{"q": f"Which is {i}?", "gold": "AB"[i % 2], "choices": [str(i), "b"]} for i in range(4)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ("--column", "question=q", "--column", "answer=gold", "--column", "options=choices", "--kind", "mcq")
+    code, out, _ = evaluate("--output", "first", "--rank-options", "letter", columns=columns)
+    assert code == 0
+    assert "options by likelihood of their letter" in " ".join(out.split())
+    assert len((tmp_path / "first" / "mine" / "ranking.jsonl").read_text().splitlines()) == 5
+    result = json.loads((tmp_path / "first" / "results.json").read_text())["benchmarks"]["mine"]
+    assert result["chance"] == 0.5 and result["form"] == "letter"
+    code, out, _ = evaluate("--output", "second", "--rank-options", "letter", "--compare", "first", columns=columns)
+    assert code == 0
+    assert "mine, this - first: +0.0 points" in out
+    code, _, [error] = evaluate("--output", "third", "--rank-options", "text", "--compare", "first", columns=columns)
+    assert code == 2
+    assert 'the form of the options ("letter" and "text")' in error
+
+
+def test_several_benchmarks_are_averaged(evaluate, tmp_path):
+    code, out, _ = evaluate("--benchmark", "chains,facts", "--limit", "3", "--output", "scores")
+    assert code == 0
+    assert "average of 3 benchmarks: 0.0±0.0 %" in out
+    results = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert list(results["benchmarks"]) == ["chains", "facts", "mine"]
+    assert results["average"] == {"value": 0.0, "standard_error": 0.0, "note": ""}
+    assert "operations" in results["benchmarks"]["chains"]["groups"]
+    page = (tmp_path / "scores" / "report.html").read_text()
+    assert "Responses, mine" in page and "average of 3 benchmarks" in page
+
+
+def test_one_problem_has_no_error_and_no_nan(evaluate, tmp_path):
+    code, out, _ = evaluate("--limit", "1", "--output", "scores")
+    assert code == 0
+    assert "nan" not in out.lower()
+    assert "nan" not in (tmp_path / "scores" / "report.html").read_text()
 
 
 def test_nothing_but_results_where_nobody_watches(evaluate, model, tmp_path):

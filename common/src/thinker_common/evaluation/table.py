@@ -179,10 +179,10 @@ def _number(value: float, error: float) -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table that fits a terminal of 80 columns; the name of the only model goes into its title."""
+    """A table that fits a terminal of 80 columns; the name of the only model stands above it."""
     if "model" in columns and len({row[columns.index("model")] for row in rows}) == 1:
         place = columns.index("model")
-        title = f"{rows[0][place]}: {title}"
+        title = f"{rows[0][place]}\n{title}"
         columns = [column for column in columns if column != "model"]
         rows = [[*row[:place], *row[place + 1 :]] for row in rows]
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
