@@ -284,11 +284,10 @@ class Supervisor:
 
     def _tell(self, **message: Any) -> None:
         for rank in self.ranks.values():
-            if rank.code is None:
-                try:
-                    rank.connection.sendall(json.dumps(message).encode() + b"\n")
-                except OSError:
-                    continue  # its end is about to be read
+            try:
+                rank.connection.sendall(json.dumps(message).encode() + b"\n")
+            except OSError:
+                continue  # its worker has ended
 
     # ---------------------------------------------------------------------------------------------------- the end
 

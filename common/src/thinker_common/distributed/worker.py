@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import phases
-from .exit_codes import of_signal
+from .exit_codes import EXIT_SAVED, of_signal
 
 SUPERVISOR, TOKEN = "THINKER_SUPERVISOR", "THINKER_TOKEN"
 KEPT_LINES = 40
@@ -112,9 +112,18 @@ class Worker:
         self._drain()
         code = self.child.returncode
         self._say(exit=code, phase=self.phase, lines=list(self.lines))
+        if code not in (0, EXIT_SAVED):
+            self._wait_for_the_account()
         if self.supervisor is not None:
             return 0  # a launcher takes any other code for a crash, and kills ranks that may be saving
         return of_signal(-code) if code < 0 else code
+
+    def _wait_for_the_account(self) -> None:
+        """Until the supervisor has said what ended the run: it is to stand in the output of every host."""
+        end = time.monotonic() + _GRACE_SECONDS
+        while self.supervisor is not None and self.deadline is None and time.monotonic() < end:
+            for key, _ in self.selector.select(_TICK_SECONDS):
+                key.data(key.fd)
 
     # -------------------------------------------------------------------------------------------------- from the rank
 
