@@ -1,6 +1,8 @@
 """The verb `benchmarks`: list, show, preview and check, on what ships and on files of the published schema."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +36,19 @@ def data_dir(tmp_path):
         lines = [json.dumps({"question": question, "answer": answer}) for question, answer in chosen]
         (tmp_path / "gsm8k" / f"{split}.jsonl").write_text("\n".join(lines))
     return tmp_path
+
+
+@pytest.mark.parametrize("verb", ["list", "show", "preview", "check"])
+def test_help_of_each_has_examples_and_loads_nothing_heavy(verb):
+    script = (
+        "import sys\nfrom thinker_common.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print('loaded', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    command = [sys.executable, "-c", script, "benchmarks", verb, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    text, _, loaded = done.stdout.partition("loaded ")
+    assert f"Examples:\n    thinker benchmarks {verb}" in text
+    assert not {"torch", "transformers", "datasets", "numpy", "sympy", "rich"} & set(loaded.split())
 
 
 def test_list_names_every_benchmark_with_source_and_licence(benchmarks):

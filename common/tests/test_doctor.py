@@ -51,6 +51,22 @@ def test_names_what_is_missing_and_how_to_install_it(declared, capsys):
     assert "Everything that is required is here." not in text
 
 
+def test_extras_are_named_and_not_required(declared, monkeypatch, capsys):
+    declared("pyyaml>=6", "no-such-engine>=1; extra == 'vllm'", "rich; extra == 'tracking'", "x; python_version < '3'")
+    monkeypatch.setattr(doctor, "_extra_names", lambda distribution: ["vllm", "tracking"])
+    code, text = output(capsys, "--json")
+    state = json.loads(text)
+    assert (code, state["healthy"]) == (0, True)
+    assert state["extras"] == {
+        "vllm": {"missing": ["no-such-engine"], "install": 'python -m pip install "thinker-common[vllm]"'},
+        "tracking": {"missing": [], "install": 'python -m pip install "thinker-common[tracking]"'},
+    }
+    code, text = output(capsys)
+    assert code == 0
+    assert '[vllm]        not installed: python -m pip install "thinker-common[vllm]"' in text
+    assert "[tracking]    installed" in text
+
+
 def test_a_complete_installation_is_healthy(declared, capsys):
     declared("pyyaml>=6")
     code, text = output(capsys)

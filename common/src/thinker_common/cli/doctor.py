@@ -4,14 +4,17 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Any
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from .options import Json
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement as Declared
 
 
 def add_doctor(app: typer.Typer, distributions: Sequence[str]) -> None:
@@ -53,6 +56,7 @@ def examine(distributions: Sequence[str]) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "distributions": {name: _installed(name) for name in distributions},
         "requirements": [asdict(requirement) for requirement in requirements],
+        "extras": find_extras(distributions),
         "devices": devices,
         "offline": os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"},
         "healthy": "error" not in devices and not any(requirement.problem for requirement in requirements),
@@ -61,28 +65,59 @@ def examine(distributions: Sequence[str]) -> dict[str, Any]:
 
 def find_requirements(distributions: Sequence[str]) -> list[Requirement]:
     """What the distributions' metadata asks for, each dependency once; nothing for a copy that pip did not install."""
-    from packaging.requirements import Requirement as Declared
-
     found: dict[str, Requirement] = {}
     for distribution in distributions:
-        try:
-            lines = requires(distribution) or []
-        except PackageNotFoundError:
-            continue
-        for line in lines:
-            declared = Declared(line)
-            if declared.name in found or (declared.marker and not declared.marker.evaluate({"extra": ""})):
-                continue
-            requirement = Requirement(declared.name, str(declared.specifier), _installed(declared.name))
-            found[declared.name] = requirement
-            if requirement.installed is None:
-                requirement.problem = "not installed"
-            elif not declared.specifier.contains(requirement.installed, prereleases=True):
-                requirement.problem = f"{requirement.installed}, which is not {declared.specifier}"
-            if requirement.problem:
-                declared.marker = None
-                requirement.install = f'python -m pip install "{declared}"'
+        for declared in _declared(distribution):
+            found.setdefault(declared.name, _requirement(declared))
     return list(found.values())
+
+
+def find_extras(distributions: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What can be installed besides: name of the extra -> what of it is missing, and the command that installs it."""
+    extras: dict[str, dict[str, Any]] = {}
+    for distribution in distributions:
+        for extra in _extra_names(distribution):
+            needed = [_requirement(declared) for declared in _declared(distribution, extra)]
+            missing = [requirement.name for requirement in needed if requirement.problem]
+            extras[extra] = {"missing": missing, "install": f'python -m pip install "{distribution}[{extra}]"'}
+    return extras
+
+
+def _extra_names(distribution: str) -> list[str]:
+    try:
+        return metadata(distribution).get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        return []
+
+
+def _declared(distribution: str, extra: str = "") -> "Iterator[Declared]":
+    """The lines of the metadata that hold on this machine: those of the extra, or without one the plain ones."""
+    from packaging.requirements import Requirement as Declared
+
+    try:
+        lines = requires(distribution) or []
+    except PackageNotFoundError:
+        return
+    for line in lines:
+        declared = Declared(line)
+        marker = declared.marker
+        plain = marker is None or marker.evaluate({"extra": ""})
+        if plain and not extra:
+            yield declared
+        elif extra and not plain and marker is not None and marker.evaluate({"extra": extra}):
+            yield declared
+
+
+def _requirement(declared: "Declared") -> Requirement:
+    requirement = Requirement(declared.name, str(declared.specifier), _installed(declared.name))
+    if requirement.installed is None:
+        requirement.problem = "not installed"
+    elif not declared.specifier.contains(requirement.installed, prereleases=True):
+        requirement.problem = f"{requirement.installed}, which is not {declared.specifier}"
+    if requirement.problem:
+        declared.marker = None
+        requirement.install = f'python -m pip install "{declared}"'
+    return requirement
 
 
 def _installed(name: str) -> str | None:
@@ -145,6 +180,8 @@ def _print(state: dict[str, Any]) -> None:
             "compilers": ", ".join(f"{name}: {'yes' if has else 'no'}" for name, has in devices["compilers"].items()),
         }
     rows["hub"] = "offline (HF_HUB_OFFLINE)" if state["offline"] else "asked for what is not cached"
+    for extra, facts in state["extras"].items():
+        rows[f"[{extra}]"] = f"not installed: {facts['install']}" if facts["missing"] else "installed"
     for name, text in rows.items():
         typer.echo(f"{name:<14}{text}")
 
