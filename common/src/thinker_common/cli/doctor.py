@@ -100,12 +100,12 @@ def _declared(distribution: str, extra: str = "") -> "Iterator[Declared]":
         return
     for line in lines:
         declared = Declared(line)
-        marker = declared.marker
-        plain = marker is None or marker.evaluate({"extra": ""})
-        if plain and not extra:
+        if _holds(declared, extra) and (not extra or not _holds(declared, "")):
             yield declared
-        elif extra and not plain and marker is not None and marker.evaluate({"extra": extra}):
-            yield declared
+
+
+def _holds(declared: "Declared", extra: str) -> bool:
+    return declared.marker is None or declared.marker.evaluate({"extra": extra})
 
 
 def _requirement(declared: "Declared") -> Requirement:
