@@ -177,7 +177,7 @@ NO_SUCH_FILE = re.escape(
     "neither auto nor none, nor a file that can be read ([Errno 2] No such file or directory: 'no.jinja')"
 )
 UNKNOWN_BENCHMARK = (
-    "unknown benchmark 'chain'; did you mean 'chains'? (there are: chains, facts, graphs, phrases, gsm8k, math500)"
+    "unknown benchmark 'chain'; did you mean 'chains'? (`thinker benchmarks list` shows all)"
 )
 AT_END = "evaluation.at_end=true"
 INPUT = {

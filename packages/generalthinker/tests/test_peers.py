@@ -18,6 +18,7 @@ from generalthinker.data import graded_problems, training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.evaluation.grading import grade
+from thinker_common.likelihood.scorer import ScoringItem
 from thinker_common.models.load import load_policy, load_tokenizer
 
 GROUP = 4
@@ -230,7 +231,7 @@ def test_verifree_adds_the_weighted_likelihood_of_the_answer(
     # The second term by itself, one answer at a time with full logits.
     term = torch.zeros((), dtype=torch.float64)
     for index in scored:
-        item = batch["answer_items"][index]
+        item = ScoringItem(*batch["answer_items"][index])
         context = [*item.prompt, *item.reasoning]
         ids = trainer.processing_class(item.answer + "}", add_special_tokens=False)["input_ids"]
         logp = trainer.model(input_ids=torch.tensor([[*context, *ids]])).logits[0].log_softmax(-1)

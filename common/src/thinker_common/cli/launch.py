@@ -1,5 +1,6 @@
 """The options that say how many processes run a verb, and where. They mean the same for `train` and `evaluate`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -81,3 +82,48 @@ def with_options(
         return replace(settings, **changes)
     except SettingsError as error:
         raise UserError(f"launch.{error}") from error
+
+
+def command_line(verb: str, *positional: str, **options: Any) -> list[str]:
+    """The arguments of a verb as a rank gets them; options that are None or False are left out."""
+    arguments = [verb, *positional]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(flag)
+        elif value is not None and value is not False:
+            arguments += [flag, str(value)]
+    return arguments
+
+
+def run_or_launch(
+    settings: LaunchSettings, module: str, arguments: list[str], here: Callable[[], None], *, dry_run: bool, name: str
+) -> None:
+    """Runs a verb in this process, or starts the ranks that run it, and ends with their exit code.
+
+    Args:
+        settings: how many processes, and where.
+        module: whose `python -m` every rank runs: the package of the command line.
+        arguments: what each of them is given, see `command_line`.
+        here: the verb itself, for one process and for a rank; with `dry_run` it shows its own part of the plan.
+        dry_run: print the exact commands and start nothing.
+        name: of a Slurm job.
+    """
+    from ..distributed.launch import in_rank, plan_launch, slurm_script
+
+    if settings.launcher == "slurm" and dry_run and not in_rank():
+        here()
+        command = ["python", "-m", module, *arguments]
+        typer.echo(slurm_script(settings, command, name=name, log=f"{name}-%j.log"))
+        return
+    plan = plan_launch(settings, module, arguments)
+    if plan is None:
+        here()
+        return
+    if dry_run:
+        here()
+        typer.echo("\n".join(plan.lines()))
+        return
+    from ..distributed.supervisor import run
+
+    raise typer.Exit(run(plan))

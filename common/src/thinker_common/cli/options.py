@@ -18,7 +18,18 @@ Config = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", metavar="DIR", help="A new folder for all results.", show_default="a new one in runs/"),
+    typer.Option("--output", metavar="DIR", help="The folder for all results.", show_default="a new one in runs/"),
+]
+Resume = Annotated[
+    str,
+    typer.Option(
+        "--resume",
+        metavar="auto|never|PATH",
+        help="Go on with the run in --output from its newest checkpoint, or PATH.",
+    ),
+]
+AllowChanges = Annotated[
+    bool, typer.Option("--allow-changes", help="Go on although settings or data are not those of the checkpoint.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train and write nothing.")]
 Seed = Annotated[
@@ -26,6 +37,10 @@ Seed = Annotated[
     typer.Option(
         "--seed", min=0, metavar="N", help="Seed of all that is random.", show_default="training.seed, else 0"
     ),
+]
+ReportTo = Annotated[
+    str | None,
+    typer.Option("--report-to", metavar="NAME", help="Where metrics go besides the run folder, e.g. tensorboard."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use a seeded sample of N problems.")]
 DataDir = Annotated[

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .engine import engine_of
 
@@ -20,30 +21,44 @@ def gathered(wrapped: Any) -> Iterator[nn.Module]:
     """The model inside `wrapped`, whole and without hooks; all ranks enter and leave together.
 
     Args:
-        wrapped: a DeepSpeed engine, DistributedDataParallel, or a bare model. Only under ZeRO-3 is there work to do.
+        wrapped: a DeepSpeed engine, DistributedDataParallel, or a bare model, which ZeRO-3 may have sharded as it was
+            loaded. Without ZeRO-3 there is nothing to do but to unwrap.
 
     No parameter may be changed inside, and gradients cannot be taken.
     """
-    engine = engine_of(wrapped)
-    if engine != "DeepSpeedEngine, ZeRO-3":
-        yield wrapped.module if engine != "one process" else wrapped
+    is_bare = engine_of(wrapped) == "one process"
+    model = wrapped if is_bare else wrapped.module
+    if not is_deepspeed_zero3_enabled():
+        yield model
         return
     import deepspeed
+    from deepspeed.runtime.zero.utils import is_zero_param
+
+    parameters = [parameter for parameter in model.parameters() if is_zero_param(parameter)]
+    with deepspeed.zero.GatheredParameters(parameters), torch.no_grad():
+        if is_bare:
+            yield model
+            return
+        with _without_hooks(wrapped, parameters):
+            yield model
+
+
+@contextmanager
+def _without_hooks(engine: Any, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """The engine's module without the hooks that fetch parameters before, and release them after, each submodule."""
     from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
 
-    optimizer = wrapped.optimizer  # an engine for inference has the hooks in the place of an optimiser
-    offload = optimizer if isinstance(optimizer, DeepSpeedZeRoOffload) else optimizer.parameter_offload
-    parameters = list(wrapped.module.parameters())
-    with deepspeed.zero.GatheredParameters(parameters), torch.no_grad():
-        for parameter in parameters:
-            parameter.ds_active_sub_modules.clear()
-        for hook in (*offload.forward_hooks, *offload.backward_hooks):
-            hook.remove()
-        offload.forward_hooks, offload.backward_hooks = [], []
-        try:
-            yield wrapped.module
-        finally:
-            coordinator = offload.param_coordinator
-            if not coordinator.is_invalid_trace():
-                coordinator._invalidate_trace()  # it recorded an order of modules that this work did not follow
-            offload._register_deepspeed_module(offload.module)
+    optimizer = engine.optimizer  # an engine for inference has the hooks in the place of an optimiser
+    offload: Any = optimizer if isinstance(optimizer, DeepSpeedZeRoOffload) else optimizer.parameter_offload
+    for parameter in parameters:
+        parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
+    for hook in (*offload.forward_hooks, *offload.backward_hooks):
+        hook.remove()
+    offload.forward_hooks, offload.backward_hooks = [], []
+    try:
+        yield
+    finally:
+        coordinator = offload.param_coordinator
+        if not coordinator.is_invalid_trace():
+            coordinator._invalidate_trace()  # it recorded an order of modules that this work did not follow
+        offload._register_deepspeed_module(offload.module)

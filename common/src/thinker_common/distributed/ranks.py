@@ -5,7 +5,7 @@ rank 0 does alone contains none. `shard` and `padded_batches` give the first; a 
 late when a run hangs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
@@ -12,6 +13,7 @@ from uuid import uuid4
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import SettingsError, UserError
@@ -50,6 +52,21 @@ def add_lora(model: PreTrainedModel, lora: LoraOptions) -> PeftModel:
     if model.config.get_text_config().tie_word_embeddings and any(isinstance(e, BaseTunerLayer) for e in embeddings):
         raise SettingsError(f"{name}: the model's embeddings and head share their weights; leave them out")
     return adapted
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> copy on the CPU of every parameter that training changes; of tied ones the first."""
+    return {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def load_trained_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Puts what `trained_weights` gave back into a model of the same structure."""
+    unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+    assert not unknown, f"weights of another model: {unknown[:3]}"
 
 
 def merge_and_export(

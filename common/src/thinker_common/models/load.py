@@ -25,6 +25,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -68,6 +69,19 @@ def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> 
         )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_config(name_or_path: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a model, without its weights.
+
+    Raises:
+        UserError: no such folder, a folder without configuration, an id that cannot be reached.
+    """
+    source = _source(name_or_path, revision)
+    if source.is_folder and not (Path(source.name) / "config.json").is_file():
+        raise UserError(f"{source.name}: no config.json in this folder, so it is not a Hugging Face model")
+    with _loading(source):
+        return AutoConfig.from_pretrained(source.name, revision=revision)
 
 
 def load_policy(

@@ -82,17 +82,19 @@ def choose(folder: Path, resume: str) -> ResumePoint:
 
 def check_unchanged(manifest: Manifest, now: RunIdentity) -> list[str]:
     """Names each setting and data set that differs from the checkpoint's, with both values."""
-    changes = []
-    for name in sorted({*manifest.settings, *now.settings}):
-        if not name.startswith(WITHOUT_EFFECT):
-            before, after = (_shown(settings, name) for settings in (manifest.settings, now.settings))
-            if before != after:
-                changes.append(f"{name} was {before} and is {after}")
+    changes = changed_settings(manifest.settings, now.settings)
     for name in sorted({*manifest.data, *now.data}):
         before, after = manifest.data.get(name, "not there"), now.data.get(name, "not there")
         if before != after:
             changes.append(f"the data {name!r} was {before} and is {after}")
     return changes
+
+
+def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Names each flat setting with an effect on the numbers that differs, with both values."""
+    names = sorted(name for name in {*before, *after} if not name.startswith(WITHOUT_EFFECT))
+    shown = [(name, _shown(before, name), _shown(after, name)) for name in names]
+    return [f"{name} was {old} and is {new}" for name, old, new in shown if old != new]
 
 
 def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

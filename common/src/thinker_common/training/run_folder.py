@@ -19,6 +19,8 @@ from uuid import uuid4
 
 from .._version import __version__
 from ..errors import UserError
+from .plain_yaml import parse_yaml
+from .resume import changed_settings, flat_settings
 
 _PACKAGES = (
     "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "tokenizers", "safetensors",
@@ -42,6 +44,26 @@ class RunFolder:
         except PermissionError as error:
             raise UserError(f"output {folder.path} cannot be made: {error.strerror}") from error
         return folder
+
+    def holds_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "config.yaml").is_file()
+
+    def check_continues(self, config: str, *, allow_changes: bool = False) -> None:
+        """UserError unless the run that this folder holds can go on with these settings (YAML).
+
+        allow_changes: settings that change the numbers may differ.
+        """
+        if (self.path / "results.json").exists():
+            raise UserError(f"output {self.path} holds another run, which is finished: choose another --output")
+        before = parse_yaml((self.path / "config.yaml").read_text(encoding="utf-8"), str(self.path / "config.yaml"))
+        changes = changed_settings(flat_settings(before), flat_settings(parse_yaml(config, "the settings")))
+        if changes and not allow_changes:
+            named = "; ".join(changes[:3]) + ("; ..." if len(changes) > 3 else "")
+            raise UserError(
+                f"output {self.path} holds another run ({named}): choose another --output, or go on with it anyway by "
+                "--allow-changes"
+            )
 
     def check_free(self) -> None:
         """UserError if the folder holds another run or anything else. Makes nothing, so it can be asked early."""
@@ -102,6 +124,16 @@ class RunFolder:
                 file.truncate(end)  # the part of the line that the disk still took
                 error.filename = os.fspath(self.metrics)
                 raise
+
+    def forget_metrics(self, after_step: int) -> list[dict[str, Any]]:
+        """Drops the rows of later steps, which a resumed run writes again; returns those that stay."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut by a kill
+        kept = [row for row in rows if row["step"] <= after_step]
+        write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        return kept
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         write_atomic(self.path / "results.json", json.dumps(_jsonable(results), indent=2, allow_nan=False) + "\n")

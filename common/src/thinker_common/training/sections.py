@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..distributed.launch_settings import LaunchSettings
 from ..errors import SettingsError
+
+__all__ = [
+    "DataSettings", "EvaluationSettings", "GenerationSettings", "LaunchSettings", "LoraSettings", "ModelSettings",
+]  # fmt: skip
 
 
 @dataclass
@@ -89,6 +94,7 @@ class EvaluationSettings:
     at_end: bool = True
     every_steps: int | None = None  # while training, on problems held out of the training data
     validation_limit: int = 100  # how many of them
+    export: Literal["best", "last"] = "best"  # of the validated weights, those of highest accuracy; or the last ones
     grader: Literal["default", "generalthinker"] = "default"  # generalthinker: the paper's, for comparable figures
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ What needs torch or a data library is loaded on first use, so that `--help` answ
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from thinker_common.cli import launch as launch
 from thinker_common.cli import options as options
 from thinker_common.cli.app import new_app as new_app
 from thinker_common.cli.app import run as run
@@ -23,14 +24,18 @@ from thinker_common.training.run_folder import new_output as new_output
 _LAZY = {
     "AnswerScore": "likelihood.scorer:AnswerScore",
     "AnswerScorer": "likelihood.scorer:AnswerScorer",
+    "BestWeights": "training.best:BestWeights",
     "BoxSplit": "likelihood.boundary:BoxSplit",
     "COLUMNS": "evaluation.table:COLUMNS",
-    "Curves": "evaluation.report:Curves",
     "Comparison": "evaluation.comparison:Comparison",
+    "Curves": "evaluation.report:Curves",
+    "DependableMixin": "training.dependable:DependableMixin",
     "EvaluationResult": "evaluation.evaluate:EvaluationResult",
     "Generator": "evaluation.generate:Generator",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
     "Problem": "benchmarks.problem:Problem",
+    "RunIdentity": "training.resume:RunIdentity",
+    "RunValues": "distributed.deepspeed_config:RunValues",
     "ScoringItem": "likelihood.scorer:ScoringItem",
     "Table": "evaluation.report:Table",
     "Texts": "evaluation.report:Texts",
@@ -40,26 +45,39 @@ _LAZY = {
     "cells": "evaluation.table:cells",
     "chat": "models.chat",
     "check_arguments": "training.settings:check_arguments",
+    "check_engine": "distributed.engine:check_engine",
+    "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
+    "data_fingerprint": "training.resume:data_fingerprint",
+    "deepspeed_config": "distributed.deepspeed_config:deepspeed_config",
     "encode_answer": "likelihood.boundary:encode_answer",
     "evaluate": "evaluation.evaluate:evaluate",
+    "export_trained": "training.export:export_trained",
+    "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
     "grade": "evaluation.grading:grade",
+    "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
+    "load_config": "models.load:load_config",
     "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_policy": "models.load:load_policy",
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
     "merge_and_export": "models.adapters:merge_and_export",
+    "parse_yaml": "training.plain_yaml:parse_yaml",
+    "plan_launch": "distributed.launch:plan_launch",
     "progress_bar": "evaluation.progress:progress_bar",
+    "ranks": "distributed.ranks",
     "sample": "benchmarks:sample",
     "sections": "training.sections",
     "sentence": "evaluation.table:sentence",
     "split_response": "likelihood.boundary:split_response",
+    "supervise": "distributed.supervisor:run",
     "terminal_table": "evaluation.table:terminal_table",
     "to_yaml": "training.settings:to_yaml",
     "token_budget_batches": "likelihood.batching:token_budget_batches",
     "token_logprobs": "likelihood.logprobs:token_logprobs",
+    "use_cpu": "distributed.join:use_cpu",
     "write_report": "evaluation.report:write_report",
 }
 
@@ -69,7 +87,14 @@ if TYPE_CHECKING:
     from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
     from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
+    from thinker_common.distributed import ranks as ranks
+    from thinker_common.distributed.deepspeed_config import RunValues as RunValues
+    from thinker_common.distributed.deepspeed_config import deepspeed_config as deepspeed_config
+    from thinker_common.distributed.engine import check_engine as check_engine
     from thinker_common.distributed.gathered import gathered as gathered
+    from thinker_common.distributed.join import join as join
+    from thinker_common.distributed.join import use_cpu as use_cpu
+    from thinker_common.distributed.launch import plan_launch as plan_launch
     from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
@@ -97,10 +122,19 @@ if TYPE_CHECKING:
     from thinker_common.models import chat as chat
     from thinker_common.models.adapters import add_lora as add_lora
     from thinker_common.models.adapters import merge_and_export as merge_and_export
+    from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import sections as sections
+    from thinker_common.training.best import BestWeights as BestWeights
+    from thinker_common.training.dependable import DependableMixin as DependableMixin
+    from thinker_common.training.dependable import choose_together as choose_together
+    from thinker_common.training.export import export_trained as export_trained
     from thinker_common.training.forward import call_through as call_through
+    from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
+    from thinker_common.training.resume import RunIdentity as RunIdentity
+    from thinker_common.training.resume import data_fingerprint as data_fingerprint
+    from thinker_common.training.resume import flat_settings as flat_settings
     from thinker_common.training.settings import check_arguments as check_arguments
     from thinker_common.training.settings import load_settings as load_settings
     from thinker_common.training.settings import to_yaml as to_yaml

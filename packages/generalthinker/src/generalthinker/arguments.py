@@ -1,13 +1,24 @@
 """From settings to the arguments that TRL and torch take."""
 
 import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
-from ._common import RunFolder, SettingsError, check_arguments
+from ._common import (
+    RunFolder,
+    RunValues,
+    SettingsError,
+    check_arguments,
+    deepspeed_config,
+    load_config,
+    use_cpu,
+)
 from .config import LEAST_ARGUMENTS, LOSS_TYPES, MANAGED_ARGUMENTS, Settings
 
 
@@ -35,6 +46,8 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
     try:
         return GRPOConfig(
             output_dir=str(RunFolder(output).checkpoints),
+            use_cpu=use_cpu(settings.launch),
+            deepspeed=_deepspeed(settings, checked),
             max_completion_length=generation.max_new_tokens,
             temperature=generation.temperature,
             top_p=generation.top_p,
@@ -43,6 +56,36 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
         )
     except ValueError as error:
         raise SettingsError(f"training: {error}") from error
+
+
+def _deepspeed(settings: Settings, checked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """DeepSpeed's configuration, its "auto" values filled; None without DeepSpeed."""
+    if not settings.launch.uses_deepspeed:
+        return None
+    defaults = {name: field.default for name, field in GRPOConfig.__dataclass_fields__.items()}
+    values = {**defaults, **checked}
+    config = load_config(settings.model.name_or_path, revision=settings.model.revision).get_text_config()
+    return deepspeed_config(
+        settings.launch,
+        RunValues(
+            micro_batch=values["per_device_train_batch_size"],
+            accumulation=values["gradient_accumulation_steps"],
+            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+            max_grad_norm=values["max_grad_norm"],
+            bf16=trains_in_bfloat16(settings),
+            learning_rate=values["learning_rate"],
+            betas=(values["adam_beta1"], values["adam_beta2"]),
+            eps=values["adam_epsilon"],
+            weight_decay=values["weight_decay"],
+            hidden_size=config.hidden_size,
+            cpu=use_cpu(settings.launch),
+        ),
+    )
+
+
+def deepspeed_of(arguments: GRPOConfig) -> dict[str, Any] | None:
+    """The DeepSpeed configuration that a run trains with, None without."""
+    return None if arguments.hf_deepspeed_config is None else arguments.hf_deepspeed_config.config
 
 
 def trains_in_bfloat16(settings: Settings) -> bool:

@@ -5,7 +5,18 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ._common import UserError, add_doctor, add_evaluate, new_app, new_output, options, recipes, recipes_app, run
+from ._common import (
+    UserError,
+    add_doctor,
+    add_evaluate,
+    launch,
+    new_app,
+    new_output,
+    options,
+    recipes,
+    recipes_app,
+    run,
+)
 from ._version import __version__
 
 app = new_app(
@@ -21,14 +32,24 @@ def train_command(
     recipe: options.Recipe = None,
     config: options.Config = None,
     output: options.Output = None,
+    resume: options.Resume = "auto",
+    allow_changes: options.AllowChanges = False,
     seed: options.Seed = None,
     limit: options.Limit = None,
     data_dir: options.DataDir = None,
+    report_to: options.ReportTo = None,
+    gpus: launch.Gpus = None,
+    nodes: launch.Nodes = None,
+    hostfile: launch.Hostfile = None,
+    zero: launch.Zero = None,
+    offload: launch.Offload = None,
+    launcher: launch.Launcher = None,
     dry_run: options.DryRun = False,
 ) -> None:
     """Trains a policy; without a recipe, the embedded model on generated problems.
 
-    The recipe's settings can be changed one by one as SECTION.KEY=VALUE.
+    The recipe's settings can be changed one by one as SECTION.KEY=VALUE. The same command with the same --output goes
+    on where it stopped.
 
     \b
     Examples:
@@ -36,6 +57,7 @@ def train_command(
       generalthinker train --dry-run
       generalthinker train --recipe gsm8k-smollm2-135m --output runs/gsm8k
       generalthinker train method.credit=none training.max_steps=20 --seed 1
+      generalthinker train --recipe paper-qwen2.5-1.5b --gpus 8 --zero 2 --output runs/paper
       generalthinker train --config runs/gsm8k/config.yaml --output runs/again
     """
     if recipe is not None and config is not None:
@@ -44,6 +66,8 @@ def train_command(
     given = list(overrides or [])
     if limit is not None:
         given.append(f"data.limit={limit}")
+    if report_to is not None:
+        given.append(f"training.report_to={report_to}")
 
     from ._common import load_settings
     from .config import Settings
@@ -51,17 +75,52 @@ def train_command(
     settings = load_settings(Settings, recipe_text=text, recipe_name=name, overrides=given)
     if data_dir is not None:
         settings.data.data_dir = str(data_dir)
+    settings.launch = launch.with_options(
+        settings.launch, gpus=gpus, nodes=nodes, hostfile=hostfile, zero=zero, offload=offload, launcher=launcher
+    )
+    if seed is not None:
+        settings.training["seed"] = seed
+    folder = output or new_output(Path(name).stem)
+    arguments = launch.command_line(
+        "train",
+        *given,
+        recipe=recipe,
+        config=config,
+        output=folder,
+        resume=resume,
+        allow_changes=allow_changes,
+        seed=seed,
+        data_dir=data_dir,
+        gpus=gpus,
+        nodes=nodes,
+        hostfile=hostfile,
+        zero=zero,
+        offload=offload,
+        launcher=launcher,
+    )
+    launch.run_or_launch(
+        settings.launch,
+        __package__,
+        arguments,
+        lambda: _train_here(settings, folder, resume, allow_changes, dry_run),
+        dry_run=dry_run,
+        name=folder.name,
+    )
 
+
+def _train_here(settings: Any, folder: Path, resume: str, allow_changes: bool, dry_run: bool) -> None:
     from rich.console import Console
 
     from .train import train
 
     train(
         settings,
-        output or new_output(Path(name).stem),
-        seed=settings.training.get("seed", 0) if seed is None else seed,
-        dry_run=dry_run,
+        folder,
+        seed=settings.training.get("seed", 0),
         console=Console(),
+        resume=resume,
+        allow_changes=allow_changes,
+        dry_run=dry_run,
     )
 
 

@@ -29,9 +29,11 @@ MANAGED_ARGUMENTS = {
     "remove_unused_columns": "the recipe as it is (the trainer needs all its columns)",
     "pad_to_multiple_of": "the recipe as it is (batches are padded to their longest row)",
     "use_vllm": "the recipe as it is (rollouts come from transformers in this version)",
-    "resume_from_checkpoint": "a new run (resuming is not in this version)",
-    "deepspeed": "one process (DeepSpeed is not in this version)",
-    "fsdp": "one process (several are not in this version)",
+    "resume_from_checkpoint": "--resume",
+    "deepspeed": "launch.zero, or launch.deepspeed_config",
+    "fsdp": "launch.zero=3, which shards in the same way",
+    "use_cpu": "CUDA_VISIBLE_DEVICES= (a machine without GPUs needs neither)",
+    "ds3_gather_for_generation": "the recipe as it is (rollouts are scored on whole parameters)",
     "push_to_hub": "hf upload on the run's model folder",
     "hub_token": "hf auth login (no key belongs into a file)",
 }
@@ -60,7 +62,9 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "disable_dropout": True,  # the answer's likelihood, the conditioned pass and the update must see one policy
     "activation_checkpointing": False,
     "logging_steps": 1,
-    "save_strategy": "no",
+    "save_strategy": "steps",
+    "save_steps": 50,
+    "save_total_limit": 2,
     "report_to": "none",
 }
 
@@ -90,6 +94,7 @@ class MethodSettings:
     answers: Literal["reference", "wrong"] = (
         "reference"  # wrong: the control, another problem's answer for every prompt
     )
+    nonfinite: Literal["stop", "skip"] = "stop"  # what happens at a step whose loss or gradient is not finite
     prompt_template: str = chat.PROMPT_TEMPLATE
     conditioned_template: str = chat.CONDITIONED_TEMPLATE
     max_tokens_per_batch: int = 16384  # padded tokens of a forward pass without gradient
@@ -149,6 +154,7 @@ class Settings:
     training: dict[str, Any] = field(default_factory=dict)
     generation: sections.GenerationSettings = field(default_factory=sections.GenerationSettings)
     evaluation: sections.EvaluationSettings = field(default_factory=sections.EvaluationSettings)
+    launch: sections.LaunchSettings = field(default_factory=sections.LaunchSettings)
 
     def __post_init__(self) -> None:
         self.training = {**TRAINING_DEFAULTS, **self.training}

@@ -1,5 +1,10 @@
-"""One training run: settings to policy, evaluation before and after, and the folder that holds it all."""
+"""One training run: settings to policy, evaluation before and after, and the folder that holds it all.
 
+On several ranks every rank runs this file from top to bottom; what one does for all (evaluate, write) stands in
+`ranks.on_main`, behind which the others wait.
+"""
+
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,21 +17,30 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig
 
 from ._common import (
+    BestWeights,
     Comparison,
     EvaluationResult,
     RunFolder,
+    RunIdentity,
     TokenHeat,
     add_lora,
+    choose_together,
+    data_fingerprint,
+    export_trained,
+    flat_settings,
+    gathered,
+    join,
     load_policy,
     load_tokenizer,
-    merge_and_export,
+    parse_yaml,
     progress_bar,
+    ranks,
     sentence,
     terminal_table,
     to_yaml,
 )
-from .arguments import planned_steps, training_arguments, weights_dtype
-from .callbacks import MetricsCallback, ValidationCallback
+from .arguments import deepspeed_of, planned_steps, training_arguments, weights_dtype
+from .callbacks import EngineCheck, MetricsCallback, ValidationCallback
 from .config import Settings
 from .data import check_evaluation_room, check_room, graded_problems, hold_out, load_problems, training_rows
 from .evaluations import compare_before_after, evaluate_all, load_evaluations
@@ -35,22 +49,35 @@ from .report import write_run_report
 from .trainer import GeneralThinkerTrainer, check_combination
 
 
-def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console: Console) -> dict[str, Any]:
-    """Trains as the settings say and returns what `results.json` holds.
+def train(
+    settings: Settings,
+    output: Path,
+    *,
+    seed: int,
+    console: Console,
+    resume: str = "auto",
+    allow_changes: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Trains as the settings say and returns what `results.json` holds (on rank 0, and nothing on the others).
 
     Nothing is written before the settings, the model and the data have been found good; `dry_run` stops there.
+
+    Args:
+        resume: auto goes on with the run that `output` holds; never wants a folder without one; or a checkpoint.
+        allow_changes: go on although settings or data are not those of the checkpoint.
 
     Raises:
         UserError: settings, data, model or folder that cannot be used.
     """
     settings.training["seed"] = seed
     arguments = training_arguments(settings, output)
+    join(settings.launch, arguments)
+    folder = RunFolder(output)
     if not dry_run:
-        RunFolder(output).check_free()
+        ranks.on_main(lambda: _check_folder(folder, settings, resume, allow_changes), "check the run folder")
     tokenizer = load_tokenizer(settings.model.name_or_path, revision=settings.model.revision)
-    policy = load_policy(
-        settings.model.name_or_path, revision=settings.model.revision, dtype=weights_dtype(settings)
-    ).to(arguments.device)
+    policy = _fresh_policy(settings, seed).to(arguments.device)
     problems = load_problems(settings.data)
     validation = None
     if settings.evaluation.every_steps is not None:
@@ -75,60 +102,113 @@ def train(settings: Settings, output: Path, *, seed: int, dry_run: bool, console
             max_new_tokens=settings.evaluation.max_new_tokens,
             max_positions=max_positions,
         )
-    if settings.model.lora is not None:
-        torch.manual_seed(seed)  # the adapter begins with random weights
-        policy = add_lora(policy, settings.model.lora)
     if dry_run:
         _print_plan(settings, arguments, policy, len(rows), problems.source, output, console)
         return {}
 
-    folder = RunFolder.create(output)
-    folder.write_config(to_yaml(settings))
-    folder.write_environment()
+    point = choose_together(folder.checkpoints, resume)
+    began_at = 0 if point.checkpoint is None else point.checkpoint.manifest.step
+    history: list[dict[str, Any]] = []
+    if ranks.is_main():
+        _begin(folder, settings)
+        history = folder.forget_metrics(after_step=began_at)
+        for notice in point.notices():
+            print(notice, file=sys.stderr)
     began = time.perf_counter()
     evaluations: dict[str, dict[str, EvaluationResult]] = {}
-    if settings.evaluation.at_start:
-        evaluations["before"] = evaluate_all(policy, tokenizer, benchmarks, settings, folder, "before")
 
+    def evaluate_now(wrapped: Any, when: str) -> None:
+        with gathered(wrapped) as model:
+            found = ranks.on_main(
+                lambda: evaluate_all(model, tokenizer, benchmarks, settings, folder, when), f"evaluate {when}"
+            )
+        if found is not None:
+            evaluations[when] = found
+
+    trainer = GeneralThinkerTrainer(
+        model=policy,
+        args=arguments,
+        method=settings.method,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        problems=graded_problems(problems.problems, rows),
+        chat_template=settings.model.chat_template,
+        identity=RunIdentity(
+            settings=flat_settings(parse_yaml(to_yaml(settings), "the settings")),
+            data={"training": data_fingerprint(rows)},
+        ),
+        allow_changes=allow_changes,
+        nonfinite=settings.method.nonfinite,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(EngineCheck(trainer, settings, deepspeed_of(arguments)))
+    if settings.evaluation.at_start:
+        evaluate_now(trainer.model, "before")
+    best = BestWeights(folder.file("best.safetensors"), history)
+    training_began = time.perf_counter()
     with progress_bar("training") as update:
-        metrics = MetricsCallback(folder, update)
-        trainer = GeneralThinkerTrainer(
-            model=policy,
-            args=arguments,
-            method=settings.method,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            problems=graded_problems(problems.problems, rows),
-            chat_template=settings.model.chat_template,
-            callbacks=[metrics],
-        )
-        trainer.remove_callback(PrinterCallback)
+        metrics = MetricsCallback(folder, update, history)
+        trainer.add_callback(metrics)
         if validation is not None:
-            trainer.add_callback(ValidationCallback(trainer, tokenizer, validation, settings, metrics))
-        training_began = time.perf_counter()
-        trainer.train()
-        training_seconds = time.perf_counter() - training_began
-    policy = merge_and_export(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder.model)
+            trainer.add_callback(ValidationCallback(trainer, tokenizer, validation, settings, metrics, best))
+        trainer.train(resume_from_checkpoint=None if point.checkpoint is None else point.checkpoint.path)
+    training_seconds = time.perf_counter() - training_began
+    keep_best = settings.evaluation.export == "best" and ranks.from_main(best.step, "step to export") > 0
+    exported = export_trained(
+        trainer.model_wrapped,
+        tokenizer,
+        folder.model,
+        best=best if keep_best else None,
+        rebuild=lambda: _fresh_policy(settings, seed),
+    )
     if settings.evaluation.at_end:
-        evaluations["after"] = evaluate_all(policy, tokenizer, benchmarks, settings, folder, "after")
+        evaluate_now(exported, "after")
+    if not ranks.is_main():
+        return {}
 
     paired = compare_before_after(evaluations)
     results = {
         "seed": seed,
         "steps": trainer.state.global_step,
+        "exported_step": best.step if keep_best else trainer.state.global_step,
         "training_problems": len(rows),
         "training_source": problems.source,
         "seconds": round(time.perf_counter() - began, 1),
         "training_seconds": round(training_seconds, 1),
+        "resumed_at": began_at or None,
         "evaluations": {
             when: {name: result.to_dict() for name, result in by_name.items()} for when, by_name in evaluations.items()
         },
         "paired": {name: comparison.to_dict() for name, comparison in paired.items()},
     }
     folder.write_results(results)
-    write_run_report(folder, settings, results, metrics.rows, evaluations, _shown_credit(trainer, tokenizer))
+    write_run_report(folder, settings, results, history, evaluations, _shown_credit(trainer, tokenizer))
     _print_results(evaluations, paired, folder, console)
     return results
+
+
+def _check_folder(folder: RunFolder, settings: Settings, resume: str, allow_changes: bool) -> None:
+    """UserError unless the run can be begun, or gone on with, in this folder. Makes nothing."""
+    if resume == "never" or not folder.holds_run():
+        folder.check_free()
+    else:
+        folder.check_continues(to_yaml(settings), allow_changes=allow_changes)
+
+
+def _begin(folder: RunFolder, settings: Settings) -> None:
+    if not folder.holds_run():
+        RunFolder.create(folder.path)
+    folder.write_config(to_yaml(settings))
+    folder.write_environment()
+
+
+def _fresh_policy(settings: Settings, seed: int) -> Any:
+    """The policy before training, with its adapter if it gets one."""
+    policy = load_policy(settings.model.name_or_path, revision=settings.model.revision, dtype=weights_dtype(settings))
+    if settings.model.lora is None:
+        return policy
+    torch.manual_seed(seed)  # the adapter begins with random weights
+    return add_lora(policy, settings.model.lora)
 
 
 SHOWN_CREDITS = 3

@@ -8,6 +8,8 @@ this package overrides or calls stands in this file; `tests/test_trl_contract.py
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from . import metrics
 from ._common import (
     AnswerScore,
     AnswerScorer,
+    DependableMixin,
     Problem,
     ScoringItem,
     SettingsError,
@@ -67,7 +70,7 @@ def check_combination(args: GRPOConfig, method: MethodSettings, problems: int) -
         )
 
 
-class GeneralThinkerTrainer(GRPOTrainer):
+class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
     """Trains a causal language model by the likelihood of reference answers.
 
     Args:
@@ -81,6 +84,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
         processing_class: the tokenizer.
         problems: by the rows' ids, with the answers that count as right; `reward: binary` grades by them.
         chat_template: auto | none | path, see `chat.render_prompt`.
+        dependable: the arguments of `DependableMixin`, for runs that are saved and resumed.
 
     Raises:
         SettingsError: a combination that this trainer does not support.
@@ -99,6 +103,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
         problems: Mapping[str, Problem] | None = None,
         chat_template: str = "auto",
         callbacks: list[TrainerCallback] | None = None,
+        **dependable: Any,
     ) -> None:
         check_combination(args, method, len(train_dataset))
         assert method.reward != "binary" or problems is not None, "a binary reward grades by the problems"
@@ -106,7 +111,6 @@ class GeneralThinkerTrainer(GRPOTrainer):
         self.chat_template_setting = chat_template
         self.last_credit: list[tuple[TokenIds, list[float]]] = []  # responses of the newest rollout and their weights
         self._problems = problems or {}
-        self._shuffling = torch.Generator().manual_seed(args.seed)  # of `credit_control: shuffle`
         super().__init__(
             model=model,
             reward_funcs=_reward,
@@ -114,6 +118,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
             train_dataset=train_dataset,
             processing_class=processing_class,
             callbacks=callbacks,
+            **dependable,
         )
         if self.aux_loss_enabled:
             raise SettingsError(
@@ -126,6 +131,30 @@ class GeneralThinkerTrainer(GRPOTrainer):
             max_tokens_per_batch=method.max_tokens_per_batch,
             closing=method.closing,
         )
+
+    # ------------------------------------------------------------------------------------------------ resuming
+
+    def rank_state(self) -> dict[str, Any]:
+        """The rollout that the next steps train on, in the middle of a round; what is logged of it next."""
+        state: dict[str, Any] = {}
+        if self._buffered_inputs is not None and self._step % (self.args.steps_per_generation * self.num_iterations):
+            state |= {"step": self._step, "rollout": self._buffered_inputs}
+        if pending := {name: list(values) for name, values in self._metrics["train"].items() if values}:
+            state["metrics"] = pending
+        return state
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        if "rollout" in state:
+            self._step = state["step"]
+            self._buffered_inputs = [
+                {
+                    name: value.to(self.args.device) if isinstance(value, Tensor) else value
+                    for name, value in part.items()
+                }
+                for part in state["rollout"]
+            ]
+        for name, values in state.get("metrics", {}).items():
+            self._metrics["train"][name].extend(values)
 
     # ------------------------------------------------------------------------------------------------ rollout to batch
 
@@ -173,7 +202,8 @@ class GeneralThinkerTrainer(GRPOTrainer):
             self._log_credit(s_BT, credit, credited_BT, advantages_B)
             self.last_credit = list(zip(rollout.responses, credit.weights_BT.tolist(), strict=True))
         if self.method.reward == "probability":
-            batch["answer_items"] = items
+            # As plain data, which a checkpoint in the middle of a round can hold.
+            batch["answer_items"] = [None if item is None else astuple(item) for item in items]
             batch["answer_weights"] = scores_B
         tokens = (batch["completion_mask"] * batch["tool_mask"]).sum()
         batch["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
@@ -322,7 +352,10 @@ class GeneralThinkerTrainer(GRPOTrainer):
             case "none":
                 return s_BT
             case "shuffle":
-                return credits.shuffle(s_BT, mask_BT, self._shuffling)
+                # From numbers that a resumed run knows; ranks have responses of their own.
+                seed = f"{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}"
+                generator = torch.Generator().manual_seed(int.from_bytes(sha256(seed.encode()).digest()[:7]))
+                return credits.shuffle(s_BT, mask_BT, generator)
             case "reverse":
                 return credits.reverse(s_BT)
 
@@ -402,7 +435,7 @@ class GeneralThinkerTrainer(GRPOTrainer):
         scored = [index for index, item in enumerate(items) if item is not None]
 
         def weighted_nll(policy: PreTrainedModel, weights_B: Tensor) -> Tensor:
-            logprobs = self.scorer.logprobs([items[index] for index in scored])
+            logprobs = self.scorer.logprobs([ScoringItem(*items[index]) for index in scored])
             weighted = [weights_B[index] * tokens.sum() for index, tokens in zip(scored, logprobs, strict=True)]
             return -sum(weighted, start=0.0 * weights_B.sum())
 
