@@ -10,6 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from thinker_common.cli.app import run
 from thinker_common.cli.main import app
+from thinker_common.cli.vllm_engine import vllm_arguments
+from thinker_common.evaluation.generate import Generation
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +220,53 @@ def test_several_benchmarks_are_averaged(evaluate, tmp_path):
     assert "operations" in results["benchmarks"]["chains"]["groups"]
     page = (tmp_path / "scores" / "report.html").read_text()
     assert "Responses, mine" in page and "average of 3 benchmarks" in page
+
+
+def test_vllm_where_it_is_not_installed_is_an_error_that_says_what_to_do(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    code, _, [error] = evaluate("--output", "scores", "--backend", "vllm")
+    assert code == 2
+    assert 'pip install "thinker-common[vllm]"' in error
+    assert not (tmp_path / "scores").exists()
+
+
+class Recorded:
+    """In the place of the backend on vLLM: remembers how it was made, and answers 1 to everything."""
+
+    context = None
+    made = None
+
+    def __init__(self, *arguments, **settings):
+        Recorded.made = (arguments, settings)
+
+    def check_lengths(self, prompt_ids):
+        pass
+
+    def sample(self, prompt_ids, samples=1, *, keys=None, on_batch=None):
+        for index in range(len(prompt_ids)):
+            on_batch([index], [[Generation((1, 2), r"\boxed{1}", truncated=False)]])
+        return []
+
+
+def test_vllm_generates_in_the_place_of_the_model(evaluate, tmp_path, model, monkeypatch):
+    monkeypatch.setattr("thinker_common.evaluation.vllm_backend.VllmBackend", Recorded)
+    arguments = ("--backend", "vllm", "--temperature", "0.6", "--seed", "3", "--samples", "2")
+    code, _, _ = evaluate("--output", "scores", *arguments)
+    assert code == 0
+    (name, _), settings = Recorded.made
+    assert (name, settings["adapter"], settings["seed"], settings["temperature"]) == (model, None, 3, 0.6)
+    result = json.loads((tmp_path / "scores" / "results.json").read_text())["benchmarks"]["mine"]
+    assert (result["accuracy"], result["answer_loglik"]) == (1 / 5, None)
+    code, _, [error] = evaluate("--output", "scores", *arguments[2:])
+    assert code == 2
+    assert 'backend was "Recorded" and is "Generator"' in error
+
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 8, "base_model_name_or_path": model}))
+    arguments = vllm_arguments(str(adapter), None, revision=None, dtype="auto", seed=0, decoding={"samples": 1})
+    assert Recorded.made[0][0] == model and Recorded.made[1]["adapter"] == adapter
+    assert arguments["fingerprint"].startswith("sha256:") and arguments["score_answers"] is False
 
 
 def test_one_problem_has_no_error_and_no_nan(evaluate, tmp_path):

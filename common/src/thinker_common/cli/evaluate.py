@@ -77,6 +77,10 @@ Rank = Annotated[
     ),
 ]
 ChatTemplate = Annotated[str, typer.Option("--chat-template", help="auto, none, or the path of a .jinja file.")]
+Backend = Annotated[
+    Literal["hf", "vllm"],
+    typer.Option("--backend", help="What generates; vllm is the extra thinker-common[vllm], and scores no answers."),
+]
 Compare = Annotated[
     Path | None,
     typer.Option(
@@ -122,6 +126,7 @@ def add_evaluate(app: typer.Typer) -> None:
         k: AtK = None,
         grader: Grader = "default",
         rank_options: Rank = None,
+        backend: Backend = "hf",
         max_tokens_per_batch: BatchTokens = 8192,
         chat_template: ChatTemplate = "auto",
         dtype: Dtype = "auto",
@@ -155,13 +160,19 @@ def add_evaluate(app: typer.Typer) -> None:
         from ..evaluation.progress import progress_bar
         from ..evaluation.ranking import rank
         from ..models.load import load_policy, load_tokenizer
+        from .vllm_engine import vllm_arguments
 
         for loaded in benchmarks:
             if loaded.name in earlier:  # rather now than after hours of generation
                 earlier[loaded.name].check(loaded, chat_template, grader, decoding, rank_options)
         tokenizer = load_tokenizer(model, revision=revision)
-        policy = load_policy(model, revision=revision, dtype=dtype)
-        policy.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+        engine: dict[str, Any] = {}  # what vLLM changes about an evaluation
+        policy = None
+        if backend == "vllm" and rank_options is None:
+            engine = vllm_arguments(model, tokenizer, revision=revision, dtype=dtype, seed=seed, decoding=decoding)
+        else:
+            policy = load_policy(model, revision=revision, dtype=dtype)
+            policy.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
 
         def run(loaded: "LoadedBenchmark", progress: Callable[..., None]) -> "EvaluationResult | RankingResult":
             common: dict[str, Any] = {
@@ -174,7 +185,7 @@ def add_evaluate(app: typer.Typer) -> None:
                 return rank(policy, tokenizer, loaded, output=rows, form=rank_options, **common)
             rows = folder.file(f"{loaded.name}/generations.jsonl")
             return evaluate(
-                policy, tokenizer, loaded, output=rows, seed=seed, ks=ks, grader=grader, **decoding, **common
+                policy, tokenizer, loaded, output=rows, seed=seed, ks=ks, grader=grader, **decoding, **common, **engine
             )
 
         results: dict[str, EvaluationResult | RankingResult] = {}

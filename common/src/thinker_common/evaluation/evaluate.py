@@ -36,6 +36,7 @@ __all__ = [
     "EvaluationResult",
     "compare",
     "evaluate",
+    "folder_fingerprint",
     "model_fingerprint",
     "problem_hash",
     "prompt_ids",
@@ -117,6 +118,7 @@ def evaluate(
         "n": len(problems),
         "problems": short_hash([(problem.id, problem_hash(problem)) for problem in benchmark.problems]),
         "model": fingerprint or model_fingerprint(model),
+        "backend": type(backend).__name__,
         "prompts": short_hash(list(prompts.values())),
         "seed": seed,
         "score_answers": score_answers,
@@ -282,6 +284,18 @@ def model_fingerprint(model: torch.nn.Module) -> str:
         sample = flat[:: max(1, flat.numel() // 1024)].float().cpu()
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(sample.numpy().tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def folder_fingerprint(folder: str | Path) -> str:
+    """The same from the files of a model that is not loaded: names, sizes, and the ends of the weights."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix in (".safetensors", ".json"):
+            with open(path, "rb") as file:
+                head = file.read(1 << 20)
+                file.seek(max(0, path.stat().st_size - (1 << 20)))
+                digest.update(f"{path.name} {path.stat().st_size}".encode() + head + file.read())
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
