@@ -96,6 +96,18 @@ def raise_together(error: Exception | None, what: str) -> None:
             raise RuntimeError(f"rank {failed} failed at {what}: {text}")
 
 
+def on_main(action: Callable[[], T], what: str) -> T | None:
+    """What rank 0 alone does, while the others wait: its result there, None on them, its error on all."""
+    result = error = None
+    if is_main():
+        try:
+            result = action()
+        except Exception as failure:
+            error = failure
+    raise_together(error, what)
+    return result
+
+
 def _reduce(number: int, operation: Any) -> int:
     if world_size() == 1:
         return number
