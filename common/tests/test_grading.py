@@ -543,3 +543,27 @@ def test_free_text_equals_the_answer_or_an_alias(box, correct):
     problem = Problem(id="t/1", question="Q?", answer="3:45", kind="text", aliases=("quarter to four", "four o'clock"))
     for grader in grading.GRADERS:
         assert grade(problem, f"\\boxed{{{box}}}", grader=grader).correct is correct
+
+
+@pytest.mark.parametrize(
+    ("box", "tolerant", "sentence"),
+    [
+        ("Sam is a bompus.", True, True),
+        ("sam is a  bompus", True, True),
+        ("bompus", True, False),
+        (r"\text{a bompus}", True, False),
+        ("Sam is a sterpus.", False, False),
+        ("Sam is a bompus or a sterpus.", False, False),
+        ("Sam is a bompuses.", False, False),
+        ("Sam", False, False),
+        ("", False, False),
+    ],
+)
+def test_one_of_two_sentences_is_named_by_its_word(box, tolerant, sentence):
+    options = ("Sam is a sterpus.", "Sam is a bompus.")
+    problem = Problem(
+        id="q/1", question="Is Sam a sterpus or bompus?", answer=options[1], kind="text", metadata={"options": options}
+    )
+    assert grade(problem, f"\\boxed{{{box}}}").correct is tolerant
+    assert grade(problem, f"\\boxed{{{box}}}", grader="generalthinker").correct is sentence
+    assert grade(problem, "Sam is a bompus.") == Grade(False, False, None)

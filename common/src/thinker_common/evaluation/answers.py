@@ -246,6 +246,18 @@ def option_letter(text: str, options: Sequence[str], letters: Sequence[str]) -> 
     return None if others else letter
 
 
+def named_option(text: str, options: Sequence[str]) -> str | None:
+    """The option that `text` names by a whole word that no other option has; None if it names several, or none.
+
+    For options that are sentences and differ in a word ("Sam is a bompus.", "Sam is a sterpus.").
+    """
+    words_of = [set(re.findall(r"\w+", plain_text(option))) for option in options]
+    own = [words - set().union(*words_of[:i], *words_of[i + 1 :]) for i, words in enumerate(words_of)]
+    said = set(re.findall(r"\w+", plain_text(text)))
+    named = [option for option, words in zip(options, own, strict=True) if words & said]
+    return named[0] if len(named) == 1 else None
+
+
 def yes_or_no(text: str) -> str | None:
     """ "yes" or "no" where the text is, or begins with, one of yes, true, no and false; otherwise None."""
     first = re.match(r"(?:the answer is\s+)?(yes|true|no|false)\b", plain_text(text))

@@ -7,7 +7,9 @@ r"""Is a response right? One rule a kind of problem, two graders.
   can be compared: no fallback without a box, no repair of `6.02e23` or `1\,000`, letters up to J whatever the options,
   a label pattern that also eats the first letter of words such as "bank", `\boxed{\text{A}}` is wrong.
 
-They differ on "math" and "mcq". "bool" and "text" are not part of the published protocol and have one rule. Nothing a
+"bool" and "text" are not part of the published protocol and have one rule: yes or no, and the text itself after case,
+spacing and punctuation are evened out. Where a question of kind "text" names its possible answers (ProsQA), `default`
+takes a box that names exactly one of them by a word of its own, and `generalthinker` the whole sentence. Nothing a
 model wrote is ever evaluated as code.
 """
 
@@ -69,6 +71,9 @@ def grade(problem: Problem, completion: str, *, grader: str = "default") -> Grad
             answer = box if box is not None else answers.stated_answer(completion)
             extracted = answers.yes_or_no(answer) if answer is not None else None
             return Grade(extracted == problem.answer, box is not None, extracted)
+        case "text" if grader == "default" and problem.metadata.get("options"):
+            named = answers.named_option(box, problem.metadata["options"]) if box is not None else None
+            return Grade(named == problem.answer, box is not None, named)
         case "text":
             accepted = {answers.plain_text(wording) for wording in (problem.answer, *problem.aliases)}
             return Grade(box is not None and answers.plain_text(box) in accepted, box is not None, box or None)
