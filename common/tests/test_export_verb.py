@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinker_common.cli.app import run
 from thinker_common.cli.main import app
+from thinker_common.evaluation.score_file import read_scores
 from thinker_common.models.embedded import embedded_path
 from thinker_common.models.load import load_policy, load_tokenizer
 
@@ -72,6 +73,19 @@ def test_the_merged_model_computes_what_the_adapter_does(export, folders, tmp_pa
     text = r"the answer is \boxed{5}"
     assert AutoTokenizer.from_pretrained(out)(text) == AutoTokenizer.from_pretrained(folders / "base")(text)
     assert [path.name for path in out.parent.iterdir()] == ["exported"]
+
+
+def test_an_adapter_scores_as_its_export_does(export, folders, tmp_path):
+    assert export(folders / "bare", tmp_path / "out")[0] == 0
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "2 + 3 =", "answers": [" 5", " 6"]}\n')
+    sums = {}
+    for model in (folders / "bare", tmp_path / "out", folders / "base"):
+        output = tmp_path / f"{model.name}.jsonl"
+        with pytest.raises(SystemExit, match="0"):
+            run(app, ["score", str(tmp_path / "rows.jsonl"), "--model", str(model), "--output", str(output)])
+        sums[model.name] = [scored["sum"] for scored in read_scores(output)[1][0]["scores"]]
+    assert sums["bare"] == pytest.approx(sums["out"], abs=1e-4)
+    assert sums["bare"] != pytest.approx(sums["base"], abs=1e-2)
 
 
 def test_a_run_folder_gives_its_trained_model(export, folders, tmp_path):

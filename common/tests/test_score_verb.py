@@ -251,6 +251,13 @@ def test_encoder_decoder_models(score, tmp_path, tokenizers):
         brute = logprobs.gather(-1, targets[:, None])[:, 0].tolist()
         assert scored["token_logprobs"] == pytest.approx(brute, abs=1e-5)
 
+    policy.config.decoder_start_token_id = None
+    policy.generation_config.decoder_start_token_id = None
+    policy.save_pretrained(tmp_path / "t5")
+    code, _, err = score("--output", "unstarted.jsonl", model=str(tmp_path / "t5"))
+    assert (code, err.partition(" decoder_start_token_id")[0]) == (2, "error: the model's configuration has no")
+    assert not (tmp_path / "unstarted.jsonl").exists()
+
 
 # --- stopped and continued ----------------------------------------------------------------------------------------------
 

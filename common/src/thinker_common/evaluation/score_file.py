@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from ..errors import DataError, UserError
 from ..likelihood.boundary import encode_answer, encode_mid_text, encode_output_start, encode_start
 from ..likelihood.scorer import AnswerScore, AnswerScorer, Closing, ScoringItem
 from ..models.chat import render_prompt
@@ -80,9 +80,13 @@ def score_rows(
     progress: called with (rows done, rows in all), first with what an earlier run has done
 
     Raises, before anything is written, DataError for a row that cannot be scored under this tokenizer or exceeds the
-    model's positions, UserError when `output` was written under other settings; SettingsError for an impossible one.
+    model's positions, UserError when `output` was written under other settings, and for a model or a setting that the
+    scorer refuses.
     """
-    scorer = AnswerScorer(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch, closing=closing)
+    try:
+        scorer = AnswerScorer(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch, closing=closing)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     digest = hashlib.sha256()
     lengths: dict[str | int, int] = {}
     for row in rows:
