@@ -150,7 +150,7 @@ SETTINGS = {
     "--config is a folder": (["train", "--config", "data"], "data: Is a directory"),
     "--config is not YAML": (["train", "--config", "broken.yaml"], "broken.yaml, line 2, column 1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
     "--config is not UTF-8": (["train", "--config", "latin.yaml"], "latin.yaml: not UTF-8 text (byte 3)"),
-    "--config has no sections": (["train", "--config", "no_mapping.yaml"], "no_mapping.yaml: a recipe is a mapping of sections (model, data, method, training, generation, evaluation), got ['model']"),
+    "--config has no sections": (["train", "--config", "no_mapping.yaml"], "no_mapping.yaml: a recipe is a mapping of sections (model, data, method, training, generation, evaluation, launch), got ['model']"),
     "inspect, question without answer": (inspect("--question", "1 + 1?"), "--question and --answer belong together"),
     "inspect, page exists": (inspect("--page", "file"), "file exists already: name another file with --page"),
     "inspect, negative index": (inspect("--index", "-1"), f"Invalid value for '--index': Input should be greater than or equal to 0\n{USAGE}"),
@@ -176,9 +176,7 @@ OFFLINE = re.compile(
 NO_SUCH_FILE = re.escape(
     "neither auto nor none, nor a file that can be read ([Errno 2] No such file or directory: 'no.jinja')"
 )
-UNKNOWN_BENCHMARK = (
-    "unknown benchmark 'chain'; did you mean 'chains'? (`thinker benchmarks list` shows all)"
-)
+UNKNOWN_BENCHMARK = "unknown benchmark 'chain'; did you mean 'chains'? (`thinker benchmarks list` shows all)"
 AT_END = "evaluation.at_end=true"
 INPUT = {
     # arguments of the trainer
@@ -191,7 +189,7 @@ INPUT = {
     "impossible argument, loss": (train("training.loss_type=grop"), "training.loss_type = 'grop': expected one of grpo, bnpo, dr_grpo, dapo, cispo, sapo, luspo, vespo"),
     "impossible argument, tracker": (train("training.report_to=paper"), re.compile(r"training\.report_to = 'paper': paper is not supported, only .+ are supported\.")),
     "groups that do not divide the batch": (train("training.num_generations=3"), "training: generation_batch_size (8) must be divisible by num_generations (3)."),
-    "credit without a reference": (train("training.beta=0"), "method.credit = 'controlled' compares with the reference policy, which training.beta = 0 leaves out: set training.beta above 0"),
+    "credit without a reference": (train("training.beta=0"), "method.credit = 'controlled' compares with the reference policy, which training.beta = 0 leaves out: set training.beta above 0, or method.credit_base to current"),
     "fewer problems than a rollout": (train("data.limit=1"), f"a rollout takes 2 problems and the data has 1: {ROLLOUT}"),
     "nothing left to train on": (train("evaluation.every_steps=1", "evaluation.validation_limit=8"), "evaluation.validation_limit = 8 would hold out all 8 problems: lower it"),
     # data
@@ -229,7 +227,7 @@ INPUT = {
     "no chat template file": (train("model.chat_template=no.jinja"), re.compile(r"chat_template = 'no\.jinja': " + NO_SUCH_FILE)),
     "broken chat template": (train("model.chat_template=broken.jinja"), "the chat template fails: Expected an expression, got 'end of statement block'"),
     # output
-    "output holds another run": (train("--output", "held"), "output held holds another run: choose another --output or remove that folder"),
+    "output holds another run": (train("--output", "held"), re.compile(r"output held holds another run \(data.benchmark was not set and is .+\): choose another --output, or go on with it anyway by --allow-changes")),
     "output holds other files": (train("--output", "full"), "output full is not empty (it holds notes.txt): choose another --output"),
     "output is a file": (train("--output", "file"), "output file is or lies below a file: choose another --output"),
     "output below a file": (train("--output", "file/run"), "output file/run is or lies below a file: choose another --output"),
@@ -313,7 +311,7 @@ def fill_disk(monkeypatch, when):
 FULL = {
     "metrics": ("metrics.jsonl", [], 2),
     "generations": ("evaluation/before/chains/generations.jsonl", ["evaluation.at_start=true"], 3),
-    "model": ("model", [], 100),
+    "model": ("model", ["training.save_strategy=no"], 100),
 }
 
 

@@ -60,7 +60,7 @@ def recipe_settings(name, *overrides):
         (["evaluate", "embedded", "--benchmark", "chain"], "unknown benchmark 'chain'; did you mean 'chains'?"),
         (["evaluate", "embedded", "--benchmark", "chains", "--column", "question=q"], "--column is for --file"),
         (["evaluate", "embedded", "--file", "x.jsonl", "--column", "question"], "--column question: write FIELD=NAME, for example question=prompt"),
-        (["evaluate", "embedded", "--benchmark", "chains", "--compare", "nowhere"], "--compare nowhere: there is no chains/generations.jsonl, so nothing to compare with"),
+        (["evaluate", "embedded", "--benchmark", "chains", "--compare", "nowhere"], "nowhere: there is no chains/generations.jsonl, so nothing to compare with"),
         (["evaluate", "./no/folder", "--benchmark", "chains"], "./no/folder: there is no such folder"),
     ],
 )  # fmt: skip
@@ -113,6 +113,7 @@ def test_options_and_overrides_reach_the_training(ended, handed_over):
         "training.learning_rate=1e-4",
         "data.limit=5",
         "data.data_dir=files",
+        "training.seed=3",
     )
     assert settings == expected
     assert output == Path("out")
@@ -132,7 +133,7 @@ def test_a_resolved_config_runs_again_with_its_own_seed(ended, handed_over, tmp_
     (tmp_path / "config.yaml").write_text(_common.to_yaml(settings))
     assert ended("train", "--config", "config.yaml")[0] == 0
     assert ended("train", "--config", "config.yaml", "--seed", "8")[0] == 0
-    assert [call[0] for call in handed_over] == [settings, settings]
+    assert [call[0] for call in handed_over] == [settings, recipe_settings("embedded", "training.seed=8")]
     assert [call[2]["seed"] for call in handed_over] == [7, 8]
 
 

@@ -20,7 +20,7 @@ from thinker_common.models.load import load_policy, load_tokenizer
 TINY = [
     "training.max_steps=2", "training.per_device_train_batch_size=8", "training.num_generations=4", "data.limit=12",
     "evaluation.limit=4", "evaluation.validation_limit=4", "evaluation.every_steps=1", "generation.max_new_tokens=32",
-    "evaluation.max_new_tokens=32",
+    "evaluation.max_new_tokens=32", "evaluation.export=last",
 ]  # fmt: skip
 
 

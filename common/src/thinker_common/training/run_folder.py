@@ -56,8 +56,9 @@ class RunFolder:
         """
         if (self.path / "results.json").exists():
             raise UserError(f"output {self.path} holds another run, which is finished: choose another --output")
-        before = parse_yaml((self.path / "config.yaml").read_text(encoding="utf-8"), str(self.path / "config.yaml"))
-        changes = changed_settings(flat_settings(before), flat_settings(parse_yaml(config, "the settings")))
+        held = self.path / "config.yaml"
+        before = flat_settings(parse_yaml(held.read_text(encoding="utf-8"), str(held)) or {})
+        changes = changed_settings(before, flat_settings(parse_yaml(config, "the settings")))
         if changes and not allow_changes:
             named = "; ".join(changes[:3]) + ("; ..." if len(changes) > 3 else "")
             raise UserError(

@@ -65,14 +65,12 @@ _LAZY = {
     "load_tokenizer": "models.load:load_tokenizer",
     "merge_and_export": "models.adapters:merge_and_export",
     "parse_yaml": "training.plain_yaml:parse_yaml",
-    "plan_launch": "distributed.launch:plan_launch",
     "progress_bar": "evaluation.progress:progress_bar",
     "ranks": "distributed.ranks",
     "sample": "benchmarks:sample",
     "sections": "training.sections",
     "sentence": "evaluation.table:sentence",
     "split_response": "likelihood.boundary:split_response",
-    "supervise": "distributed.supervisor:run",
     "terminal_table": "evaluation.table:terminal_table",
     "to_yaml": "training.settings:to_yaml",
     "token_budget_batches": "likelihood.batching:token_budget_batches",
@@ -94,7 +92,6 @@ if TYPE_CHECKING:
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.join import use_cpu as use_cpu
-    from thinker_common.distributed.launch import plan_launch as plan_launch
     from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult

@@ -83,11 +83,6 @@ def _deepspeed(settings: Settings, checked: Mapping[str, Any]) -> dict[str, Any]
     )
 
 
-def deepspeed_of(arguments: GRPOConfig) -> dict[str, Any] | None:
-    """The DeepSpeed configuration that a run trains with, None without."""
-    return None if arguments.hf_deepspeed_config is None else arguments.hf_deepspeed_config.config
-
-
 def trains_in_bfloat16(settings: Settings) -> bool:
     wanted = settings.model.dtype in ("auto", "bfloat16")
     return wanted and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -16,16 +16,15 @@ from .trainer import GeneralThinkerTrainer
 class EngineCheck(TrainerCallback):
     """UserError before the first step if another engine trains than the settings ask for."""
 
-    def __init__(self, trainer: GeneralThinkerTrainer, settings: Settings, deepspeed: dict[str, Any] | None) -> None:
+    def __init__(self, trainer: GeneralThinkerTrainer, settings: Settings) -> None:
         self._trainer = trainer
         self._launch = settings.launch
-        self._deepspeed = deepspeed
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         check_engine(
             self._trainer.model_wrapped,
             self._launch,
-            self._deepspeed,
+            args.deepspeed,
             world_size=ranks.world_size(),
             launched_ranks=int(os.environ.get("WORLD_SIZE", "1")),
         )

@@ -39,7 +39,7 @@ from ._common import (
     terminal_table,
     to_yaml,
 )
-from .arguments import deepspeed_of, planned_steps, training_arguments, weights_dtype
+from .arguments import planned_steps, training_arguments, weights_dtype
 from .callbacks import EngineCheck, MetricsCallback, ValidationCallback
 from .config import Settings
 from .data import check_evaluation_room, check_room, graded_problems, hold_out, load_problems, training_rows
@@ -141,7 +141,7 @@ def train(
         nonfinite=settings.method.nonfinite,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(EngineCheck(trainer, settings, deepspeed_of(arguments)))
+    trainer.add_callback(EngineCheck(trainer, settings))
     if settings.evaluation.at_start:
         evaluate_now(trainer.model, "before")
     best = BestWeights(folder.file("best.safetensors"), history)
