@@ -1,19 +1,32 @@
 """Generation in batches: the same responses whatever the batching, and only our own settings decide."""
 
+import math
+from collections import Counter
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from thinker_common.errors import SettingsError, UserError
-from thinker_common.evaluation.generate import Generator
+from thinker_common.evaluation.generate import Backend, Generator
 
 VOCABULARY = 40
 PAD, EOS, OTHER_EOS = 0, 1, 2
@@ -64,6 +77,83 @@ def make_gpt2():
     return model
 
 
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "pad_token_id": PAD,
+    "eos_token_id": EOS,
+    "bos_token_id": None,
+    "initializer_range": 0.6,
+}
+
+
+def make_mistral():
+    """A window of 6 in every layer: shorter than most rows."""
+    torch.manual_seed(0)
+    return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=6))
+
+
+def make_gemma2():
+    """Every other layer with a window, logits with a soft cap."""
+    torch.manual_seed(0)
+    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8, sliding_window=6))
+
+
+def make_mamba():
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, state_size=8, num_hidden_layers=2, eos_token_id=EOS, pad_token_id=PAD
+    )
+    model = MambaForCausalLM(config)
+    torch.nn.init.normal_(model.backbone.embeddings.weight, std=2.0)
+    return model
+
+
+def make_t5():
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        decoder_start_token_id=PAD,
+        initializer_factor=4.0,
+        tie_word_embeddings=False,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def make_bart():
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=PAD,
+        bos_token_id=3,
+        eos_token_id=EOS,
+        decoder_start_token_id=EOS,
+        forced_eos_token_id=None,
+        init_std=0.6,
+    )
+    return BartForConditionalGeneration(config)
+
+
 def make_prompts(count=12):
     rng = torch.Generator().manual_seed(1)
     return [
@@ -75,25 +165,78 @@ def make_prompts(count=12):
 @torch.no_grad()
 def brute_force(model, prompt, max_new_tokens, eos):
     """Argmax, one token at a time, no cache, no padding, no batch."""
-    ids, new = list(prompt), []
+    new = []
     for _ in range(max_new_tokens):
-        token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        if model.config.is_encoder_decoder:
+            start = [model.config.decoder_start_token_id, *new]
+            logits_BTV = model(input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([start])).logits
+        else:
+            logits_BTV = model(torch.tensor([[*prompt, *new]]), use_cache=False).logits
+        token = int(logits_BTV[0, -1].argmax())
         if token in eos:
             return tuple(new), False
-        ids.append(token)
         new.append(token)
     return tuple(new), True
 
 
-@pytest.mark.parametrize("make", [make_llama, make_gpt2])
-def test_greedy_equals_brute_force_whatever_the_batch(make, tokenizer):
-    model, prompts = make().eval(), make_prompts(30)
-    expected = [brute_force(model, prompt, 16, {EOS}) for prompt in prompts]
-    for budget in (1, 60, 150, 10_000):  # one row a batch ... all rows in one
-        generator = Generator(model, tokenizer, max_new_tokens=16, max_tokens_per_batch=budget)
+def spied(model):
+    """Notes (rows, columns, rows that begin) of every call of `generate`."""
+    calls, own = [], model.generate
+
+    def generate(**inputs):
+        cache = inputs.get("past_key_values")
+        begin = cache is None or cache.get_seq_length() == 0
+        calls.append((*inputs["input_ids"].shape, begin))
+        return own(**inputs)
+
+    model.generate = generate
+    return calls
+
+
+@pytest.mark.parametrize("make", [make_llama, make_gpt2, make_mistral, make_gemma2, make_mamba, make_t5, make_bart])
+def test_greedy_equals_brute_force_whatever_the_batch(make, tokenizer, monkeypatch):
+    monkeypatch.setattr("thinker_common.evaluation.generate.SEGMENT_TOKENS", 5)
+    model, prompts = make().eval(), make_prompts(24)
+    endless = [brute_force(model, prompt, 20, {EOS})[0] for prompt in prompts]
+    assert len(set(endless)) > 6, "different responses"
+    # The token that ends about half of the responses, for some to end early and some not at all.
+    in_how_many = Counter(token for tokens in endless for token in set(tokens))
+    end = min(in_how_many, key=lambda token: (abs(in_how_many[token] - 12), token))
+    model.generation_config.eos_token_id = [EOS, end]
+    expected = [
+        (tokens[: tokens.index(end)], False) if end in tokens else (tokens, len(tokens) == 20) for tokens in endless
+    ]
+    assert {truncated for _, truncated in expected} == {True, False}
+    for budget in (1, 90, 200, 10_000):  # one row at a time ... all rows at once
+        generator = Generator(model, tokenizer, max_new_tokens=20, max_tokens_per_batch=budget)
         got = generator.generate(prompts)
         assert [(one.token_ids, one.truncated) for one in got] == expected, budget
-    assert {truncated for _, truncated in expected} == {True, False}, "the test needs both endings"
+
+
+def test_a_finished_row_makes_room_at_once(tokenizer, monkeypatch):
+    """Row-tokens computed, against batches that run until their longest response has ended."""
+    monkeypatch.setattr("thinker_common.evaluation.generate.SEGMENT_TOKENS", 4)
+    model, prompts = make_llama().eval(), make_prompts(30)
+    lengths = [len(brute_force(model, prompt, 40, {EOS})[0]) for prompt in prompts]
+    assert min(lengths) < 10 and max(lengths) == 40, "ragged"
+    calls = spied(model)
+    Generator(model, tokenizer, max_new_tokens=40, max_tokens_per_batch=4 * 52).generate(prompts)
+    in_flight = [rows for rows, _, begin in calls if not begin]
+    assert max(in_flight) >= 4
+    assert all(rows * columns <= 4 * 52 for rows, columns, _ in calls)
+    # A row waits for the end of its segment, and the last ones have nothing to be filled up with.
+    in_batches = sum(40 * min(4, len(prompts) - first) for first in range(0, len(prompts), 4))
+    assert 4 * sum(in_flight) < sum(lengths) + 4 * len(prompts) + 4 < in_batches
+
+
+def test_samples_of_a_prompt_share_the_pass_over_it(tokenizer):
+    model, prompts = make_llama().eval(), make_prompts(5)
+    calls = spied(model)
+    Generator(model, tokenizer, max_new_tokens=8, temperature=1.0).sample(prompts, 6)
+    probe, prefill, first, *_ = calls
+    assert probe == (1, 1, True)
+    assert (prefill[0], prefill[2]) == (5, True)
+    assert (first[0], first[2]) == (30, False)
 
 
 def test_generation_ends_at_every_end_token_of_model_folder_and_tokenizer(tokenizer):
@@ -167,33 +310,95 @@ def test_sampling_follows_its_seed_and_leaves_the_callers_stream_alone(tokenizer
     assert sample(1) != first
 
 
-def test_sampled_tokens_have_the_models_distribution(tokenizer):
-    """Temperature 2, the whole vocabulary: token frequencies against the softmax; top-k 50 by default would show."""
-    model = make_llama().eval()
-    with torch.no_grad():
-        expected_V = torch.softmax(model(torch.tensor([[5, 9]])).logits[0, -1] / 2.0, -1)
-    generator = Generator(model, tokenizer, max_new_tokens=1, temperature=2.0, max_tokens_per_batch=3 * 4000)
-    (got,) = generator.sample([[5, 9]], 4000)
-    first = [one.token_ids[0] if one.token_ids else None for one in got]
-    for token in range(3, VOCABULARY):
-        share = first.count(token) / len(first)
-        spread = (expected_V[token] * (1 - expected_V[token]) / len(first)).sqrt()
-        assert abs(share - expected_V[token]) < 5 * spread + 1e-3, token
+@pytest.mark.parametrize(("make", "temperature"), [(make_llama, 1.0), (make_t5, 40.0)])
+def test_sampled_tokens_follow_from_seed_key_and_number_alone(make, temperature, tokenizer):
+    model, prompts = make().eval(), make_prompts(16)
+    keys = [f"problem/{index}" for index in range(16)]
+    settings = {"max_new_tokens": 24, "temperature": temperature, "top_p": 0.95, "seed": 5}
+    whole = Generator(model, tokenizer, **settings).sample(prompts, 3, keys=keys)
+    expected = {(key, n): one for key, samples in zip(keys, whole, strict=True) for n, one in enumerate(samples)}
+    assert len({one.token_ids for one in expected.values()}) > 30
+
+    for chosen, samples, budget in (
+        (range(16), 3, 80),  # a row or two at a time
+        (range(15, -1, -1), 3, 300),  # the other way round
+        ([2, 9, 11], 3, 8192),  # without the others
+        ([7], 1, 8192),  # alone
+        ([*range(16), 3, 3, 8], 2, 500),  # some more often
+    ):
+        generator = Generator(model, tokenizer, **settings, max_tokens_per_batch=budget)
+        got = generator.sample([prompts[i] for i in chosen], samples, keys=[keys[i] for i in chosen])
+        assert got == [[expected[keys[i], n] for n in range(samples)] for i in chosen], (chosen, budget)
 
 
-def test_each_batch_is_reported_once_and_within_its_budget(tokenizer):
+def test_a_key_decides_and_without_one_the_prompt_does(tokenizer):
+    generator = Generator(make_llama().eval(), tokenizer, max_new_tokens=24, temperature=1.0)
+    one, same = generator.sample([[5, 6], [5, 6]], 2)
+    other, again = generator.sample([[5, 6], [5, 6]], 2, keys=["a", "b"])
+    assert one == same
+    assert len({response.token_ids for response in (*one, *other, *again)}) == 6
+    assert generator.generate([[5, 6]], keys=["b"]) == again[:1]
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (6, 1.0), (0, 0.7)])
+def test_sampled_responses_have_the_models_distribution(tokenizer, top_k, top_p):
+    """Chi-square of pairs of tokens, the second one drawn from a cache that the samples shared and a row of its own."""
+    model, draws = make_llama().eval(), 6000
+    generator = Generator(
+        model, tokenizer, max_new_tokens=2, temperature=1.5, top_k=top_k, top_p=top_p, max_tokens_per_batch=10**6
+    )
+    (got,) = generator.sample([[5, 9, 12]], draws)
+
+    def next_token(prefix):
+        with torch.no_grad():
+            p_V = torch.softmax(model(torch.tensor([[5, 9, 12, *prefix]])).logits[0, -1].double() / 1.5, -1)
+        order = p_V.argsort(descending=True)
+        if top_k:
+            p_V[order[top_k:]] = 0
+        p_V[order[1:][p_V[order].cumsum(0)[:-1] >= top_p]] = 0
+        return (p_V / p_V.sum()).tolist()
+
+    expected = {}
+    for first, p in enumerate(next_token([])):
+        if first == EOS:
+            expected[()] = p
+        elif p > 0:
+            seconds = next_token([first])
+            expected[(first,)] = p * seconds[EOS]
+            expected |= {(first, second): p * q for second, q in enumerate(seconds) if second != EOS}
+    counts = Counter(one.token_ids for one in got)
+    assert all(expected[tokens] > 0 for tokens in counts)
+    likely = {tokens: p * draws for tokens, p in expected.items() if p * draws >= 5}
+    rest = draws - sum(likely.values())
+    statistic = sum((counts[tokens] - mean) ** 2 / mean for tokens, mean in likely.items())
+    statistic += (draws - sum(counts[tokens] for tokens in likely) - rest) ** 2 / max(rest, 1)
+    assert len(likely) > 6
+    assert statistic < len(likely) + 4 * math.sqrt(2 * len(likely))
+
+
+def test_every_prompt_is_reported_once_with_all_its_samples(tokenizer):
     model, prompts = make_llama().eval(), make_prompts(20)
-    seen = {}
+    calls, seen = spied(model), {}
 
-    def on_batch(indices, generations):
-        assert len(indices) == len(generations)
-        assert len(indices) == 1 or len(indices) * (max(len(prompts[i]) for i in indices) + 8) <= 64
-        for index, generation in zip(indices, generations, strict=True):
-            assert index not in seen
-            seen[index] = generation
+    def on_batch(indices, responses):
+        assert len(indices) == len(responses) > 0
+        assert not seen.keys() & set(indices)
+        seen.update(zip(indices, responses, strict=True))
 
-    got = Generator(model, tokenizer, max_new_tokens=8, max_tokens_per_batch=64).generate(prompts, on_batch=on_batch)
+    generator: Backend = Generator(model, tokenizer, max_new_tokens=8, temperature=1.0, max_tokens_per_batch=64)
+    got = generator.sample(prompts, 3, on_batch=on_batch)
     assert [seen[index] for index in range(len(prompts))] == got
+    assert all(len(responses) == 3 for responses in got)
+    assert all(rows == 1 or rows * columns <= 64 for rows, columns, _ in calls)
+
+
+def test_responses_are_reported_as_they_finish(tokenizer):
+    seen = {}
+    generator = Generator(make_llama().eval(), tokenizer, max_new_tokens=40, max_tokens_per_batch=150)
+    got = generator.generate(
+        make_prompts(20), on_batch=lambda indices, some: seen.update(zip(indices, some, strict=True))
+    )
+    assert [seen[index] for index in range(20)] == got
 
 
 def test_a_model_in_training_mode_is_used_without_dropout_and_goes_back(tokenizer):
@@ -225,11 +430,55 @@ def test_a_prompt_without_room_for_a_response_says_what_would_fit(tokenizer):
         Generator(model, tokenizer, max_new_tokens=8).generate([[5] * 70])
 
 
+def test_an_encoder_decoder_model_has_a_limit_on_each_side(tokenizer):
+    generator = Generator(make_bart().eval(), tokenizer, max_new_tokens=40)
+    assert generator.context is None
+    generator.check_lengths([[5] * CONTEXT])
+    with pytest.raises(UserError, match=r"65 tokens; the model's encoder takes 64: leave out such prompts"):
+        generator.generate([[5] * 65])
+    with pytest.raises(UserError, match=r"max_new_tokens = 64 .* decoder takes: set it to at most 63"):
+        Generator(make_bart().eval(), tokenizer, max_new_tokens=64).generate([[5]])
+    (longest,) = Generator(make_bart().eval(), tokenizer, max_new_tokens=63).generate([[5] * 64])
+    assert len(longest.token_ids) <= 63
+    Generator(make_t5().eval(), tokenizer, max_new_tokens=2000).check_lengths([[5] * 3000])  # T5 has no limit
+
+
+def test_a_decoder_without_a_beginning_is_an_error(tokenizer):
+    model = make_t5()
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    with pytest.raises(UserError, match=r"set decoder_start_token_id in its generation_config\.json"):
+        Generator(model, tokenizer, max_new_tokens=4)
+
+
+def test_running_out_of_memory_names_what_to_lower(tokenizer):
+    model = make_llama().eval()
+    own = model.generate
+
+    def generate(**inputs):
+        if len(inputs["input_ids"]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return own(**inputs)
+
+    model.generate = generate
+    with pytest.raises(
+        UserError, match=r"out of memory while .* 5 responses .* lower max_tokens_per_batch \(now 8192\)"
+    ):
+        Generator(model, tokenizer, max_new_tokens=4).generate(make_prompts(5))
+    assert len(Generator(model, tokenizer, max_new_tokens=4, max_tokens_per_batch=20).generate(make_prompts(5))) == 5
+
+
+@pytest.mark.parametrize(("samples", "message"), [(0, "samples = 0: must be"), (2, "samples = 2: greedy responses")])
+def test_impossible_numbers_of_samples(tokenizer, samples, message):
+    with pytest.raises(SettingsError, match=message):
+        Generator(make_llama(), tokenizer, max_new_tokens=4).sample([[5]], samples)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens = 0: must be at least 1"),
         ({"temperature": -1.0}, "temperature = -1.0: must be 0"),
+        ({"temperature": float("nan")}, "temperature = nan: must be 0"),
         ({"top_p": 0.0}, "top_p = 0.0: must be above 0"),
         ({"top_k": -1}, "top_k = -1: must be 0"),
         ({"max_tokens_per_batch": 0}, "max_tokens_per_batch = 0: must be at least 1"),
