@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from thinker_common.distributed.deepspeed_config import RunValues, deepspeed_config
+from thinker_common.distributed.launch_settings import LaunchSettings
+
 STEPS = 20
 BATCH = 8  # examples of an optimiser step, in every layout
 
@@ -42,17 +45,26 @@ LAYOUTS = {
     "accumulation 1x8": Layout(accumulation=8),
     "activation checkpointing": Layout(activation_checkpointing=True),
     "2 ranks, DDP": Layout(ranks=2),
-    "2 ranks, DDP, accumulation 1x4": Layout(ranks=2, accumulation=4),
     "2 ranks, ZeRO-1": Layout(ranks=2, zero=1),
     "2 ranks, ZeRO-2, accumulation 2x2": Layout(ranks=2, accumulation=2, zero=2),
     "2 ranks, ZeRO-3": Layout(ranks=2, zero=3),
     "2 ranks, ZeRO-3, CPU offload": Layout(ranks=2, zero=3, offload=True),
 }
+MORE_LAYOUTS = {
+    "2 ranks, DDP, accumulation 1x4": Layout(ranks=2, accumulation=4),
+    "2 ranks, ZeRO-0": Layout(ranks=2, zero=0),
+    "2 ranks, ZeRO-2": Layout(ranks=2, zero=2),
+    "2 ranks, ZeRO-2, CPU offload": Layout(ranks=2, zero=2, offload=True),
+    "2 ranks, ZeRO-3, accumulation 1x4, activation checkpointing": Layout(
+        ranks=2, accumulation=4, zero=3, activation_checkpointing=True
+    ),
+    "4 ranks, ZeRO-3": Layout(ranks=4, zero=3),
+}
 
 
-def training_arguments(layout: Layout, output: Path) -> dict[str, Any]:
+def training_arguments(layout: Layout, output: Path, *, hidden_size: int) -> dict[str, Any]:
     """Arguments of transformers' TrainingArguments, or of a class derived from it, on CPU in float32."""
-    return {
+    arguments = {
         "output_dir": str(output),
         "max_steps": STEPS,
         "per_device_train_batch_size": layout.micro_batch,
@@ -72,27 +84,31 @@ def training_arguments(layout: Layout, output: Path) -> dict[str, Any]:
         "bf16": False,
         "seed": 7,
         "ddp_find_unused_parameters": False,
-        "deepspeed": None if layout.zero is None else deepspeed_config(layout),
     }
+    return {**arguments, "deepspeed": deepspeed_preset(layout, arguments, hidden_size)}
 
 
-def deepspeed_config(layout: Layout) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": layout.zero}
-    if layout.zero == 3:
-        # A model this small would not be sharded at all under the default thresholds.
-        zero |= {"stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
-    if layout.offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
-        zero["offload_param"] = {"device": "cpu", "pin_memory": False}
-    return {
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "gradient_clipping": "auto",
-        "train_batch_size": "auto",
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-    }
+def deepspeed_preset(layout: Layout, arguments: dict[str, Any], hidden_size: int) -> dict[str, Any] | None:
+    """The configuration that the package ships for the layout, filled as a run fills it."""
+    values = RunValues(
+        micro_batch=layout.micro_batch,
+        accumulation=layout.accumulation,
+        world_size=layout.ranks,
+        max_grad_norm=arguments["max_grad_norm"],
+        bf16=False,
+        learning_rate=arguments["learning_rate"],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=arguments["weight_decay"],
+        hidden_size=hidden_size,
+        cpu=True,
+    )
+    filled = deepspeed_config(LaunchSettings(zero=layout.zero, offload=layout.offload), values)
+    if filled is not None and layout.offload:
+        # An optimiser that DeepSpeed makes decays norms and biases as well, which transformers' own leaves alone.
+        del filled["optimizer"]
+        filled["zero_force_ds_cpu_optimizer"] = False
+    return filled
 
 
 def run(worker: Path, layout: Layout, folder: Path, *options: str, timeout: float = 300) -> float:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import parity
 import tiny_training
 
+from thinker_common.distributed.engine import engine_of
 from thinker_common.training.supervised import SupervisedTrainer
 
 
@@ -39,7 +40,8 @@ def start() -> LlamaForCausalLM:
 
 def main(layout_json: str, folder: str, *options: str) -> None:
     layout = parity.Layout(**json.loads(layout_json))
-    args = TrainingArguments(**parity.training_arguments(layout, Path(folder) / "trainer"))
+    hidden_size = tiny_training.config().hidden_size
+    args = TrainingArguments(**parity.training_arguments(layout, Path(folder) / "trainer", hidden_size=hidden_size))
     trainer_class = WrongTrainer if "wrong" in options else SupervisedTrainer
     trainer = trainer_class(start(), args, tiny_training.rows(), tiny_training.tokenizer())
     trainer.remove_callback(PrinterCallback)
@@ -47,7 +49,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if args.process_index == 0:
         history = [row for row in trainer.state.log_history if "loss" in row]
-        parity.record(Path(folder), history, weights, engine=trainer._engine())
+        parity.record(Path(folder), history, weights, engine=engine_of(trainer.model_wrapped))
 
 
 if __name__ == "__main__":

@@ -179,8 +179,8 @@ class DependableMixin(Trainer):
                 # It waits for all ranks inside: a rank that cannot write has to end, and the launcher ends the others.
                 try:
                     write()
-                except _WRITE_ERRORS as error:
-                    raise self._not_saved(error) from error
+                except Exception as error:
+                    raise self._not_saved(error, f"write {inside.name}") from error
             else:
                 self._together(write, f"write {inside.name}")
             ranks.barrier(f"write {inside.name}")
@@ -192,7 +192,7 @@ class DependableMixin(Trainer):
                     checkpoints.sync_content(inside)  # a host knows only what was written on it
                 return checkpoints.record_files(inside, ranks.shard(names))
 
-            records = ranks.gather(self._together(seal, "sync and hash"), "hashes")
+            records = ranks.gather(self._together(seal, f"sync {inside.name}"), "hashes")
             manifest = Manifest(
                 step=step,
                 ranks=ranks.world_size(),
@@ -203,36 +203,39 @@ class DependableMixin(Trainer):
                 data=self._identity.data,
                 files=dict(sorted((name, record) for part in records for name, record in part.items())),
             )
-            self._on_main(lambda: checkpoints.commit(self._folder, manifest), "put the checkpoint in place")
+            self._on_main(lambda: checkpoints.commit(self._folder, manifest), f"put {inside.name} in its place")
             self._last_good = self._folder / inside.name
             if self.args.save_total_limit:
-                self._on_main(lambda: checkpoints.prune(self._folder, self.args.save_total_limit), "remove old ones")
+                self._on_main(lambda: checkpoints.prune(self._folder, self.args.save_total_limit), "remove old checkpoints")
 
     def _on_main(self, action: Callable[[], Any], what: str) -> None:
         self._together(action if ranks.is_main() else lambda: None, what)
 
     def _together(self, action: Callable[[], T], what: str) -> T:
         """Does something on this rank; where it fails on any, it is an error on all."""
+        failure = None
         try:
             result = action()
-        except _WRITE_ERRORS as error:
-            refused = self._not_saved(error)
-            ranks.raise_together(refused, what)
-            raise refused from error
-        ranks.raise_together(None, what)
+        except Exception as error:
+            failure = self._not_saved(error, what)
+        ranks.raise_together(failure, what)
         return result
 
-    def _not_saved(self, error: Exception) -> UserError:
-        """What the user reads when a save fails. What was written of it goes, which may be what filled the disk."""
+    def _not_saved(self, error: Exception, what: str) -> Exception:
+        """What the user reads when a write fails. What was written goes, which may be what filled the disk."""
+        if not (isinstance(error, _WRITE_ERRORS) or type(error) is Exception):  # what tokenizers raises has no class
+            return error
+        reason = durable.why_not_writable(self._folder) or str(error)  # torch.save knows no reasons, positions only
         if ranks.is_main():
             with suppress(OSError):
                 durable.remove_tree(self._folder / checkpoints.PARTIAL)
-        kept = f"{self._last_good} is complete" if self._last_good else "there is no earlier one"
-        reason = f"{self._folder} has vanished" if not self._folder.exists() else str(error)
-        return UserError(
-            f"step {self.state.global_step}: the checkpoint could not be saved: {reason} ({kept}). Make room, or make "
-            "the folder writable, and run the same command again"
+        kept = f"{self._last_good} is complete" if self._last_good else "there is no earlier checkpoint"
+        refused = UserError(
+            f"step {self.state.global_step}: cannot {what}: {reason} ({kept}). Make room, or make {self._folder} "
+            "writable, and run the same command again"
         )
+        refused.__cause__ = error
+        return refused
 
     def _progress(self) -> dict[str, Any]:
         """What transformers keeps of the steps since the last log, and drops in a checkpoint of its own."""
@@ -271,9 +274,12 @@ class DependableMixin(Trainer):
         changes = check_unchanged(manifest, self._identity)
         if changes and not self._allow_changes:
             raise UserError(f"{path} is of another run: {'; '.join(changes)}. Undo the change, or allow it")
-        if ranks.is_main():
+        if changes and ranks.is_main():
             for change in changes:
                 print(f"going on although {change}", file=sys.stderr)
+            print(
+                "the optimiser and its schedule go on as saved: a changed learning rate has no effect", file=sys.stderr
+            )
         return manifest
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

@@ -6,6 +6,7 @@ atomic: after a crash there is the old name or the new one.
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -36,6 +37,21 @@ def rename(old: Path, new: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     shutil.rmtree(path)
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """What the system says to a small file there; None if it can be written."""
+    probe = folder / ".probe"
+    try:
+        probe.unlink(missing_ok=True)
+        write_file(probe, bytes(1 << 16))
+        sync_file(probe)
+    except OSError as error:
+        return "the folder has vanished" if not folder.exists() else error.strerror
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Worker of test_resume_ranks.py: on several ranks, a stop by a signal and a resume are bit-exact.
+
+    torchrun --nproc-per-node 2 resume_ranks.py FOLDER none|0|1|2|3 [kill]
+
+Trains six steps untouched. Trains again, gets a SIGTERM on rank 1 alone in the middle of step 4, goes on from what all
+ranks saved, and compares. Dropout is on, and every rank holds a factor of its own that three steps use. `kill`: rank 1
+kills itself while it saves step 4 instead; nothing follows.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import parity
+import tiny_training
+
+from thinker_common.distributed import ranks
+from thinker_common.training.dependable import choose_together
+from thinker_common.training.signals import SavedAndStopped
+from thinker_common.training.supervised import SupervisedTrainer
+
+STEPS, STOP = 6, 4
+
+
+class Rollouts(SupervisedTrainer):
+    """Draws, every third step and on every rank, a factor that three steps train with, as a rollout would be."""
+
+    interrupted = False
+    killed = False
+    factor = torch.ones(())
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.state.global_step % 3 == 0 and self.accelerator.sync_gradients is False:
+            self.factor = torch.rand(())
+        if self.interrupted and self.state.global_step == STOP - 1 and ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.interrupted = False
+        return super().training_step(*args, **kwargs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return super().compute_loss(*args, **kwargs) * self.factor
+
+    def rank_state(self) -> dict[str, Any]:
+        if self.killed and self.state.global_step == STOP and ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {} if self.state.global_step % 3 == 0 else {"factor": self.factor}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        self.factor = state["factor"]
+
+
+def trainer(folder: Path, zero: str, **changes: Any) -> Any:
+    layout = parity.Layout(ranks=ranks.world_size() or 2, accumulation=2, zero=None if zero == "none" else int(zero))
+    arguments = parity.training_arguments(layout, folder, hidden_size=tiny_training.config().hidden_size)
+    made = tiny_training.trainer(
+        folder, cls=Rollouts, max_steps=STEPS, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        deepspeed=arguments["deepspeed"], weight_decay=0.01, **changes,
+    )  # fmt: skip
+    return made
+
+
+def weights(made: Any) -> dict[str, torch.Tensor]:
+    return made.accelerator.get_state_dict(made.model_wrapped)
+
+
+def main(folder: str, zero: str, *options: str) -> None:
+    path = Path(folder)
+    if "kill" in options:
+        made = trainer(path, zero)
+        made.killed = True
+        made.train()
+        raise AssertionError("rank 1 was to be killed")
+    whole = trainer(path / "whole", zero, save_strategy="no")
+    whole.train()
+    expected = weights(whole)
+
+    stopped = trainer(path / "run", zero, save_strategy="no")
+    stopped.interrupted = True
+    try:
+        stopped.train()
+        raise AssertionError("the signal was not heard")
+    except SavedAndStopped as stop:
+        code = stop.code
+    point = choose_together(path / "run", "auto")
+    assert point.checkpoint is not None
+    resumed = trainer(path / "run", zero, save_strategy="no")
+    resumed.train(resume_from_checkpoint=point.checkpoint.path)
+    found = weights(resumed)
+    if ranks.is_main():
+        logs = [[(row["step"], row["loss"]) for row in made.state.log_history if "loss" in row] for made in (whole, resumed)]
+        record = {
+            "code": code,
+            "step": point.checkpoint.manifest.step,
+            "files": sorted(point.checkpoint.manifest.files),
+            "rank_bound": point.checkpoint.manifest.rank_bound,
+            "equal": all(torch.equal(found[name], expected[name]) for name in expected) and found.keys() == expected.keys(),
+            "logs": logs[0] == logs[1],
+        }
+        (path / "record.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
