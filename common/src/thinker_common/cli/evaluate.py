@@ -143,7 +143,7 @@ def add_evaluate(app: typer.Typer) -> None:
         options = benchmark_options(option or [])
         benchmarks = _load_benchmarks(benchmark, file, column or [], kind, split, options, data_dir, limit, seed)
         ks = _numbers(k)
-        decoding = {
+        decoding: dict[str, Any] = {
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "top_p": top_p,
@@ -208,7 +208,8 @@ def _finish(
     from ..evaluation import suite
     from ..evaluation.page import write_evaluation_page
 
-    comparison, changes = None, {}
+    comparison: SuiteComparison | None = None
+    changes: dict[str, list[dict[str, Any]]] = {}
     if earlier:
         after = {name: result.rows for name, result in results.items()}
         comparison, changes = _compared(after, {name: other.rows for name, other in earlier.items()})

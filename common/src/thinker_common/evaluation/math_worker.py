@@ -80,7 +80,7 @@ def near(gold: float, number: float, absolute: float, relative: float) -> bool:
 
 def _number(value: Any) -> float | None:
     """The value of a real number, of a relation such as x = 5, or of a set of one; None for anything else."""
-    import sympy
+    import sympy  # type: ignore[import-untyped]
 
     if isinstance(value, sympy.Eq):
         value = value.rhs
