@@ -19,6 +19,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -87,15 +88,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     for rows in arguments.rows:
         known = sweep.get(best)
         limit = known["processor"] if known else float("inf")
-        seconds, responses = timed(lambda rows=rows, limit=limit: plain(rows, time.process_time() + limit))
+        seconds, responses = timed(partial(plain, rows, time.process_time() + limit))
         sweep[rows] = seconds if responses is not None else None
         if responses is not None and seconds["processor"] <= limit:
             best = rows
     times: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
     for _ in range(arguments.repeats):
-        seconds, theirs = timed(lambda: plain(best))
+        seconds, theirs = timed(partial(plain, best))
         times["plain"].append(seconds)
-        seconds, mine = timed(lambda: ours(best))
+        seconds, mine = timed(partial(ours, best))
         times["ours"].append(seconds)
     assert theirs is not None
     lengths = sorted(map(len, mine))

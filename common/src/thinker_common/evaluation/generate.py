@@ -223,7 +223,7 @@ class Generator:
 
     def _in_batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Each batch until its longest response has ended."""
-        side = "right" if self._encoder_decoder else "left"
+        side: Literal["left", "right"] = "right" if self._encoder_decoder else "left"
         lengths = [len(row.prompt) + self.max_new_tokens for row in rows]
         for batch in token_budget_batches(lengths, self.max_tokens_per_batch):
             together = [rows[index] for index in batch]

@@ -9,13 +9,13 @@ each layer is (B, H, T - 1, D): the last token has not been through the model ye
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import Cache, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
@@ -47,8 +47,7 @@ class InFlight:
         self.mask_BT = self.mask_BT[:, first:]
         self.ids_BT = self.ids_BT[rows_B, first:]
         for layer in _layers(self.cache):
-            layer.keys = layer.keys[rows_B.to(layer.keys.device), :, first:]
-            layer.values = layer.values[rows_B.to(layer.values.device), :, first:]
+            layer.keys, layer.values = (part[rows_B.to(part.device), :, first:] for part in _keys_and_values(layer))
 
     def join(self, other: InFlight) -> None:
         """Puts the rows of `other` below its own."""
@@ -56,8 +55,8 @@ class InFlight:
         self.ids_BT = _stacked(self.ids_BT, other.ids_BT, width, dim=1)
         self.mask_BT = _stacked(self.mask_BT, other.mask_BT, width, dim=1)
         for own, new in zip(_layers(self.cache), _layers(other.cache), strict=True):
-            own.keys = _stacked(own.keys, new.keys, width - 1, dim=2)
-            own.values = _stacked(own.values, new.values, width - 1, dim=2)
+            pairs = zip(_keys_and_values(own), _keys_and_values(new), strict=True)
+            own.keys, own.values = (_stacked(upper, lower, width - 1, dim=2) for upper, lower in pairs)
 
 
 def _stacked(upper: Tensor, lower: Tensor, width: int, dim: int) -> Tensor:
@@ -66,7 +65,12 @@ def _stacked(upper: Tensor, lower: Tensor, width: int, dim: int) -> Tensor:
     return torch.cat([pad(part, (*after, width - part.shape[dim], 0)) for part in (upper, lower)])
 
 
-def _layers(cache: Cache) -> Iterator[DynamicLayer]:
-    for layer in cache.layers:
-        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
-        yield layer
+def _layers(cache: DynamicCache) -> list[DynamicLayer]:
+    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    assert len(layers) == len(cache.layers), "made without a configuration, it has no other layers"
+    return layers
+
+
+def _keys_and_values(layer: DynamicLayer) -> tuple[Tensor, Tensor]:
+    assert layer.keys is not None and layer.values is not None
+    return layer.keys, layer.values
