@@ -59,6 +59,8 @@ def test_one_version_for_all_and_exact_pins_on_the_base():
     for name in METHODS:
         dependencies = toml(FOLDERS[name] / "pyproject.toml")["project"]["dependencies"]
         assert f"thinker-common=={versions[name]}" in dependencies
+        for extra, lines in toml(FOLDERS[name] / "pyproject.toml")["project"]["optional-dependencies"].items():
+            assert lines == [f"thinker-common[{extra}]=={versions[name]}"]
 
 
 def test_tested_pins_meet_every_declared_range_and_every_dependency_is_pinned():
@@ -79,8 +81,9 @@ def test_tested_pins_meet_every_declared_range_and_every_dependency_is_pinned():
 def test_every_import_from_outside_is_a_declared_dependency():
     known = {"yaml": "pyyaml", "math_verify": "math-verify"}
     for name, folder in FOLDERS.items():
-        lines = toml(folder / "pyproject.toml")["project"]["dependencies"]
-        declared = {Requirement(line).name for line in lines}
+        project = toml(folder / "pyproject.toml")["project"]
+        extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+        declared = {Requirement(line).name for line in (*project["dependencies"], *extras)}
         # Come with a declared one, which pins them for its own sake.
         brought = {
             "thinker_common",
