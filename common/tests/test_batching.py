@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinker_common.likelihood.batching import token_budget_batches
+from thinker_common.likelihood.batching import SMALL_BATCH, token_budget_batches
 
 
 def test_longest_first_and_similar_lengths_together():
@@ -44,4 +44,4 @@ def test_padding_is_limited_in_all_but_small_batches(lengths, max_padding):
         real, padded = sum(lengths[i] for i in batch), lengths[batch[0]] * len(batch)
         before = real - lengths[batch[-1]]
         assert len(batch) == 1 or padded <= 4000
-        assert before < 512 or real >= (1 - max_padding) * padded
+        assert before < SMALL_BATCH or real >= (1 - max_padding) * padded

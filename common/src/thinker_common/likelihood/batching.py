@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Below this many tokens, one batch more costs a device more time than the padding in a larger one.
-SMALL_BATCH = 512
+SMALL_BATCH = 256
 
 
 def token_budget_batches(lengths: Sequence[int], max_tokens: int, *, max_padding: float = 1.0) -> list[list[int]]:
