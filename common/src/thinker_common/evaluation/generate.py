@@ -176,15 +176,14 @@ class Generator:
         names = keys if keys is not None else [repr(list(ids)) for ids in prompt_ids]
         assert len(names) == len(prompt_ids), "a key for each prompt"
         rows = [
-            _Row(index, sample, list(ids), stream_seed(self.seed, name, sample))
+            _Row(index, sample, tuple(ids), stream_seed(self.seed, name, sample))
             for index, (ids, name) in enumerate(zip(prompt_ids, names, strict=True))
             for sample in range(samples)
         ]
         rows.sort(key=lambda row: -len(row.prompt))  # what does not fit into memory fails at once
         responses: dict[int, dict[int, Generation]] = {index: {} for index in range(len(prompt_ids))}
         with evaluation_mode(self.model), _only_this_config(self._base, self._config):
-            run = self._with_refill if rows and self._rows_can_change() else self._in_batches
-            for finished in run(rows):
+            for finished in self._finished(rows):
                 for row in finished:
                     responses[row.index][row.sample] = self._generation(row)
                 whole = list(dict.fromkeys(r.index for r in finished if len(responses[r.index]) == samples))
@@ -214,6 +213,16 @@ class Generator:
                 f"max_new_tokens = {self.max_new_tokens} exceeds what the model's decoder takes: "
                 f"set it to at most {self._positions - 1}"
             )
+
+    def _finished(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """The rows as they finish."""
+        try:
+            yield from self._with_refill(rows) if rows and self._rows_can_change() else self._in_batches(rows)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory while generating: lower max_tokens_per_batch (now {self.max_tokens_per_batch}) for "
+                f"fewer responses at once, or max_new_tokens (now {self.max_new_tokens}) for shorter ones"
+            ) from error
 
     def _rows_can_change(self) -> bool:
         if self._encoder_decoder:
@@ -263,15 +272,15 @@ class Generator:
                     flight = None
 
     def _prefilled(self, rows: Sequence[_Row]) -> InFlight:
-        """Rows before their first token; the samples of a prompt share the pass over it."""
-        prompts = {row.index: row.prompt for row in rows}
-        ids_BT, mask_BT = self._padded(list(prompts.values()), "left")
+        """Rows before their first token; those with the same prompt share the pass over it."""
+        prompts = list(dict.fromkeys(row.prompt for row in rows))
+        ids_BT, mask_BT = self._padded(prompts, "left")
         cache = DynamicCache()
         self._call(ids_BT, mask_BT, new_tokens=1, cache=cache)
         cache.crop(-1)  # every row goes through its last token again, each with its own noise
         flight = InFlight(ids_BT, mask_BT, cache)
-        positions = {index: position for position, index in enumerate(prompts)}
-        flight.select([positions[row.index] for row in rows])
+        positions = {prompt: position for position, prompt in enumerate(prompts)}
+        flight.select([positions[row.prompt] for row in rows])
         return flight
 
     def _advance(self, flight: InFlight, rows: Sequence[_Row], new_tokens: int) -> None:
@@ -302,13 +311,7 @@ class Generator:
             inputs["logits_processor"] = sampling_processors(
                 self.temperature, self.top_k, self.top_p, streams, positions
             )
-        try:
-            return self.model.generate(**inputs)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"out of memory while generating {len(ids_BT)} responses at once: lower max_tokens_per_batch "
-                f"(now {self.max_tokens_per_batch}), or max_new_tokens (now {self.max_new_tokens}) if one is too many"
-            ) from error
+        return self.model.generate(**inputs)
 
     def _padded(self, prompts: Sequence[Sequence[int]], side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
         width = max(len(prompt) for prompt in prompts)
@@ -337,7 +340,7 @@ class _Row:
 
     index: int
     sample: int
-    prompt: list[int]
+    prompt: tuple[int, ...]
     stream: int
     response: list[int] = field(default_factory=list)
     ended: bool = False
