@@ -408,11 +408,12 @@ def test_a_model_in_training_mode_is_used_without_dropout_and_goes_back(tokenize
     assert got == Generator(model.eval(), tokenizer, max_new_tokens=8).generate(make_prompts())
 
 
-def test_adapters_generate_and_the_base_keeps_its_generation_config(tokenizer):
+@pytest.mark.parametrize(("make", "target"), [(make_llama, "q_proj"), (make_t5, "q")])
+def test_adapters_generate_and_the_base_keeps_its_generation_config(make, target, tokenizer):
     peft = pytest.importorskip("peft")
-    base = make_llama()
+    base = make()
     own = base.generation_config
-    model = peft.get_peft_model(base, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    model = peft.get_peft_model(base, peft.LoraConfig(target_modules=[target], init_lora_weights=False))
     prompts = make_prompts()
     got = Generator(model, tokenizer, max_new_tokens=8).generate(prompts)
     assert base.generation_config is own
