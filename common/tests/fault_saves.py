@@ -48,7 +48,10 @@ def every_fault(save: Any, trainer: Faulty) -> dict[str, Any]:
     log = folder.with_name("operations")
     assert in_child(save, folder, 0, 0, log)[0] == 0
     operations = log.read_text().splitlines()
-    expected = {3: choose(folder, "auto").checkpoint.manifest.files, 2: choose(pristine, "auto").checkpoint.manifest.files}
+    expected = {
+        3: choose(folder, "auto").checkpoint.manifest.files,
+        2: choose(pristine, "auto").checkpoint.manifest.files,
+    }
     assert names(folder) == ["checkpoint-3"]
     found: Counter[str] = Counter()
     messages: Counter[str] = Counter()

@@ -56,13 +56,14 @@ class Rollouts(SupervisedTrainer):
 
 
 def trainer(folder: Path, zero: str, **changes: Any) -> Any:
-    layout = parity.Layout(ranks=ranks.world_size() or 2, accumulation=2, zero=None if zero == "none" else int(zero))
+    layout = parity.Layout(
+        ranks=int(os.environ["WORLD_SIZE"]), accumulation=2, zero=None if zero == "none" else int(zero)
+    )
     arguments = parity.training_arguments(layout, folder, hidden_size=tiny_training.config().hidden_size)
-    made = tiny_training.trainer(
+    return tiny_training.trainer(
         folder, cls=Rollouts, max_steps=STEPS, per_device_train_batch_size=2, gradient_accumulation_steps=2,
         deepspeed=arguments["deepspeed"], weight_decay=0.01, **changes,
     )  # fmt: skip
-    return made
 
 
 def weights(made: Any) -> dict[str, torch.Tensor]:
@@ -93,13 +94,16 @@ def main(folder: str, zero: str, *options: str) -> None:
     resumed.train(resume_from_checkpoint=point.checkpoint.path)
     found = weights(resumed)
     if ranks.is_main():
-        logs = [[(row["step"], row["loss"]) for row in made.state.log_history if "loss" in row] for made in (whole, resumed)]
+        logs = [
+            [(row["step"], row["loss"]) for row in made.state.log_history if "loss" in row] for made in (whole, resumed)
+        ]
         record = {
             "code": code,
             "step": point.checkpoint.manifest.step,
             "files": sorted(point.checkpoint.manifest.files),
             "rank_bound": point.checkpoint.manifest.rank_bound,
-            "equal": all(torch.equal(found[name], expected[name]) for name in expected) and found.keys() == expected.keys(),
+            "equal": all(torch.equal(found[name], expected[name]) for name in expected)
+            and found.keys() == expected.keys(),
             "logs": logs[0] == logs[1],
         }
         (path / "record.json").write_text(json.dumps(record))

@@ -110,7 +110,9 @@ def test_a_folder_that_becomes_read_only(tmp_path, monkeypatch):
     refuse.name = "make_folder"
     monkeypatch.setattr(durable, "make_folder", refuse)
     monkeypatch.setattr(durable, "why_not_writable", lambda folder: os.strerror(errno.EROFS))
-    with pytest.raises(UserError, match=r"step 3: cannot begin .*: Read-only file system \(.*checkpoint-2 is complete\)"):
+    with pytest.raises(
+        UserError, match=r"step 3: cannot begin .*: Read-only file system \(.*checkpoint-2 is complete\)"
+    ):
         trainer.train()
     assert choose(tmp_path, "auto").checkpoint.manifest.step == 2
 

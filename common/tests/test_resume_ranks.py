@@ -1,0 +1,58 @@
+"""Two ranks: stopped by a signal on one of them, resumed bit-exactly; killed in a save, the last good one stays."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from thinker_common.training.resume import choose
+
+WORKER = Path(__file__).with_name("resume_ranks.py")
+
+
+def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            WORKER,
+            folder,
+            *arguments,
+        ],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+@pytest.mark.parametrize("zero", ["none", pytest.param("1", marks=pytest.mark.slow), "2", "3"])
+def test_a_signal_on_one_rank_saves_all_and_the_resume_is_bit_exact(tmp_path, zero):
+    done = torchrun(tmp_path, zero)
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = json.loads((tmp_path / "record.json").read_text())
+    states = [name for name in record.pop("files") if "rank" in name]
+    assert record == {"code": 75, "step": 4, "rank_bound": True, "equal": True, "logs": True}
+    assert {"rank_state_0.pt", "rank_state_1.pt"} <= set(states)
+    if zero in "123":
+        assert "global_step4/zero_pp_rank_1_mp_rank_00_optim_states.pt" in states
+
+
+@pytest.mark.parametrize("zero", ["none", pytest.param("3", marks=pytest.mark.slow)])
+def test_a_rank_killed_in_a_save_ends_the_job_and_leaves_the_last_good_one(tmp_path, zero, record_property):
+    began = time.perf_counter()
+    done = torchrun(tmp_path, zero, "kill")
+    record_property(f"rank killed in a save ({zero}), whole job", f"{time.perf_counter() - began:.0f} s")
+    assert done.returncode != 0 and "Signal 9 (SIGKILL)" in done.stderr
+    point = choose(tmp_path, "auto")
+    assert point.checkpoint.manifest.step == 3
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in (1, 2, 3)]
+    shutil.rmtree(tmp_path)
