@@ -1,0 +1,153 @@
+"""Ranks that die or hang inside real training, under the real launchers: how soon the run ends, and what it says.
+
+The times go into docs/results/faults-processes.md. What is watched here without torch, in seconds, is in
+test_distributed_supervisor.py.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+LAUNCH = """
+import sys
+from thinker_common.distributed.launch import plan_launch
+from thinker_common.distributed.launch_settings import LaunchSettings
+from thinker_common.distributed.supervisor import run
+launcher, zero, *arguments = sys.argv[1:]
+settings = LaunchSettings(gpus=2, launcher=launcher, zero=None if zero == "none" else int(zero))
+sys.exit(run(plan_launch(settings, "job", [zero, *arguments], gpus=[])))
+"""
+# Rank 1 writes the time into a file and does what the fault says, at the third optimiser step.
+JOB = """
+import os, signal, sys, threading, time
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from thinker_common.distributed import ranks
+from thinker_common.distributed.callback import PhaseCallback
+from thinker_common.distributed.deepspeed_config import RunValues, deepspeed_config
+from thinker_common.distributed.launch_settings import LaunchSettings
+
+zero, fault, folder = sys.argv[1:]
+settings = LaunchSettings(zero=None if zero == "none" else int(zero))
+config = deepspeed_config(settings, RunValues(2, 1, 2, 1.0, False, 1e-3, (0.9, 0.999), 1e-8, 0.0, 64, cpu=True))
+
+def now(number=signal.SIGKILL):
+    with open(f"{folder}/when", "w") as file:
+        file.write(str(time.time()))
+    print("last words", flush=True)
+    os.kill(os.getpid(), number)
+
+class Fault(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step != 2 or ranks.rank() != 1:
+            return
+        if fault == "killed in the forward pass":
+            next(model.model.layers[0].modules()).register_forward_pre_hook(lambda *_: now())
+        elif fault == "killed in the backward pass":
+            trainer.model.model.norm.register_full_backward_hook(lambda *_: now())
+        elif fault == "killed in a collective":
+            # Rank 0 never comes: rank 1 is inside the all-reduce when the timer goes off.
+            threading.Timer(2.0, now).start()
+            torch.distributed.all_reduce(torch.ones(1))
+        elif fault == "sleeps":
+            with open(f"{folder}/when", "w") as file:
+                file.write(str(time.time()))
+            time.sleep(3600)
+        elif fault == "stopped":
+            now(signal.SIGSTOP)
+    def on_step_end(self, args, state, control, **kwargs):
+        if fault == "killed in a collective" and state.global_step == 2 and ranks.rank() == 0:
+            time.sleep(3600)
+
+arguments = TrainingArguments(
+    output_dir=f"{folder}/output", use_cpu=True, max_steps=100, per_device_train_batch_size=2, report_to=[],
+    deepspeed=config, disable_tqdm=True, save_strategy="no", logging_strategy="no")
+torch.manual_seed(0)
+model = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2))
+rows = [{"input_ids": row, "labels": row} for row in torch.randint(0, 64, (400, 16))]
+trainer = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[PhaseCallback(), Fault()])
+trainer.train()
+"""
+KILLED = [
+    ("torchrun", "none", "killed in the forward pass"),
+    ("deepspeed", "none", "killed in a collective"),
+    ("deepspeed", "2", "killed in the backward pass"),
+    ("deepspeed", "3", "killed in a collective"),
+]
+HANGS = [("torchrun", "none", "stopped"), ("deepspeed", "2", "sleeps")]
+
+
+@pytest.fixture
+def launch_fault(tmp_path):
+    """Runs the job on two ranks; returns (exit code, stderr, seconds from the fault to the message, to the end)."""
+
+    def run(launcher, zero, fault):
+        (tmp_path / "launch.py").write_text(LAUNCH)
+        (tmp_path / "job.py").write_text(JOB)
+        kept = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}}
+        environment = {
+            **kept, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"
+        }  # fmt: skip
+        launching = subprocess.Popen(
+            [sys.executable, tmp_path / "launch.py", launcher, zero, fault, str(tmp_path)],
+            env=environment, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        said, errors = None, []
+        for line in launching.stderr:
+            errors.append(line)
+            if line.startswith("error: ") and said is None:
+                said = time.time()
+        code = launching.wait()
+        ended = time.time()
+        assert said is not None, "".join(errors)
+        when = float((tmp_path / "when").read_text())
+        assert not left_behind(str(tmp_path)), "a process is left behind"
+        return code, "".join(errors), said - when, ended - when
+
+    return run
+
+
+def left_behind(marker):
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            try:
+                if marker in (folder / "cmdline").read_bytes().decode(errors="replace"):
+                    found.append(folder.name)
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize(("launcher", "zero", "fault"), KILLED)
+def test_a_rank_that_is_killed(launch_fault, record_property, launcher, zero, fault):
+    code, errors, message, end = launch_fault(launcher, zero, fault)
+    assert code == 128 + signal.SIGKILL
+    assert f"error: rank 1 on {os.uname().nodename} was killed by SIGKILL" in errors
+    assert 'in phase "step 3"; the other ranks are ended' in errors
+    assert "\n  last words\n" in errors
+    assert message < 60 and end < 60
+    record_property(
+        f"{launcher}, {f'ZeRO-{zero}' if zero != 'none' else 'DDP'}, {fault}",
+        f"{message:.1f} s to the message, {end:.1f} s to the end",
+    )
+
+
+@pytest.mark.parametrize(("launcher", "zero", "fault"), HANGS)
+def test_a_rank_that_hangs(launch_fault, record_property, launcher, zero, fault):
+    code, errors, message, end = launch_fault(launcher, zero, fault)
+    assert code == 124
+    assert "error: no rank has moved for 60 s: " in errors and 'in phase "step 3"' in errors
+    assert "stood at:" in errors
+    assert message < 75 and end < 120  # 60 s, two samples of each rank, and what a busy machine adds
+    record_property(
+        f"{launcher}, {f'ZeRO-{zero}' if zero != 'none' else 'DDP'}, a rank {fault}",
+        f"{message:.1f} s to the message, {end:.1f} s to the end",
+    )
