@@ -102,7 +102,7 @@ def handed_over(monkeypatch):
 def test_options_and_overrides_reach_the_training(ended, handed_over):
     code, _, err = ended(
         "train", "--recipe", "gsm8k-smollm2-135m", "method.credit=none", "model.lora.r=8", "training.learning_rate=1e-4",
-        "--seed", "3", "--limit", "5", "--data-dir", "files", "--output", "out", "--dry-run",
+        "--seed", "3", "--limit", "5", "--data-dir", "files", "--output", "out", "--resume", "never",
     )  # fmt: skip
     assert (code, err) == (0, "")
     [(settings, output, rest)] = handed_over
@@ -117,7 +117,7 @@ def test_options_and_overrides_reach_the_training(ended, handed_over):
     )
     assert settings == expected
     assert output == Path("out")
-    assert (rest["seed"], rest["dry_run"]) == (3, True)
+    assert (rest["seed"], rest["resume"]) == (3, "never")
 
 
 def test_without_a_recipe_the_embedded_one_runs_into_a_new_folder(ended, handed_over):
@@ -125,7 +125,7 @@ def test_without_a_recipe_the_embedded_one_runs_into_a_new_folder(ended, handed_
     [(settings, output, rest)] = handed_over
     assert settings == recipe_settings("embedded")
     assert re.fullmatch(r"runs/embedded-\d{8}-\d{6}", str(output))
-    assert (rest["seed"], rest["dry_run"]) == (0, False)
+    assert (rest["seed"], rest["resume"]) == (0, "auto")
 
 
 def test_a_resolved_config_runs_again_with_its_own_seed(ended, handed_over, tmp_path):

@@ -238,7 +238,7 @@ def test_a_rollout_without_a_well_formed_response(
     monkeypatch.setattr(f"{__name__}.RESPONSES", ["It is<|end|>", "So \\boxed{8"] * 4)
     trainer = make_trainer(dtype=torch.float32, training={"max_steps": 2}, malformed=malformed)
     folder = RunFolder.create(tmp := Path(trainer.args.output_dir).parent / malformed)
-    written = MetricsCallback(folder, lambda *_: None)
+    written = MetricsCallback(folder, lambda *_: None, [])
     trainer.add_callback(written)
     trainer.train()
     assert [row["well_formed_rate"] for row in written.rows if "reward" in row] == [0.0, 0.0]

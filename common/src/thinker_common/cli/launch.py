@@ -1,5 +1,7 @@
 """The options that say how many processes run a verb, and where. They mean the same for `train` and `evaluate`."""
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +99,13 @@ def command_line(verb: str, *positional: str, **options: Any) -> list[str]:
 
 
 def run_or_launch(
-    settings: LaunchSettings, module: str, arguments: list[str], here: Callable[[], None], *, dry_run: bool, name: str
+    settings: LaunchSettings,
+    module: str,
+    arguments: list[str],
+    here: Callable[[int], None],
+    *,
+    dry_run: bool,
+    name: str,
 ) -> None:
     """Runs a verb in this process, or starts the ranks that run it, and ends with their exit code.
 
@@ -105,23 +113,24 @@ def run_or_launch(
         settings: how many processes, and where.
         module: whose `python -m` every rank runs: the package of the command line.
         arguments: what each of them is given, see `command_line`.
-        here: the verb itself, for one process and for a rank; with `dry_run` it shows its own part of the plan.
+        here: the verb itself, for one process and for a rank; with `dry_run` it shows its own part of the plan. It is
+            given the number of ranks of the run.
         dry_run: print the exact commands and start nothing.
         name: of a Slurm job.
     """
     from ..distributed.launch import in_rank, plan_launch, slurm_script
 
     if settings.launcher == "slurm" and dry_run and not in_rank():
-        here()
-        command = ["python", "-m", module, *arguments]
-        typer.echo(slurm_script(settings, command, name=name, log=f"{name}-%j.log"))
+        here((settings.nodes or 1) * (settings.gpus or 1))
+        command = [sys.executable, "-m", module, *arguments]
+        typer.echo(f"script for sbatch:\n\n{slurm_script(settings, command, name=name, log=f'{name}-%j.log')}")
         return
     plan = plan_launch(settings, module, arguments)
     if plan is None:
-        here()
+        here(int(os.environ.get("WORLD_SIZE", "1")))
         return
     if dry_run:
-        here()
+        here(plan.world_size)
         typer.echo("\n".join(plan.lines()))
         return
     from ..distributed.supervisor import run

@@ -33,6 +33,7 @@ _LAZY = {
     "EvaluationResult": "evaluation.evaluate:EvaluationResult",
     "Generator": "evaluation.generate:Generator",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
+    "PhaseCallback": "distributed.callback:PhaseCallback",
     "Problem": "benchmarks.problem:Problem",
     "RunIdentity": "training.resume:RunIdentity",
     "RunValues": "distributed.deepspeed_config:RunValues",
@@ -56,6 +57,7 @@ _LAZY = {
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
     "grade": "evaluation.grading:grade",
+    "in_rank": "distributed.launch:in_rank",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_config": "models.load:load_config",
@@ -63,6 +65,7 @@ _LAZY = {
     "load_policy": "models.load:load_policy",
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
+    "memory": "distributed.memory",
     "merge_and_export": "models.adapters:merge_and_export",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "progress_bar": "evaluation.progress:progress_bar",
@@ -85,13 +88,16 @@ if TYPE_CHECKING:
     from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
     from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
+    from thinker_common.distributed import memory as memory
     from thinker_common.distributed import ranks as ranks
+    from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
     from thinker_common.distributed.deepspeed_config import RunValues as RunValues
     from thinker_common.distributed.deepspeed_config import deepspeed_config as deepspeed_config
     from thinker_common.distributed.engine import check_engine as check_engine
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.join import use_cpu as use_cpu
+    from thinker_common.distributed.launch import in_rank as in_rank
     from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult

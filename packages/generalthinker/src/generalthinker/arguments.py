@@ -16,6 +16,7 @@ from ._common import (
     SettingsError,
     check_arguments,
     deepspeed_config,
+    in_rank,
     load_config,
     use_cpu,
 )
@@ -47,7 +48,8 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
         return GRPOConfig(
             output_dir=str(RunFolder(output).checkpoints),
             use_cpu=use_cpu(settings.launch),
-            deepspeed=_deepspeed(settings, checked),
+            # Outside a rank (a dry run) transformers would compare it with one process.
+            deepspeed=deepspeed_settings(settings, checked, ranks=world_size()) if in_rank() else None,
             max_completion_length=generation.max_new_tokens,
             temperature=generation.temperature,
             top_p=generation.top_p,
@@ -58,19 +60,23 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
         raise SettingsError(f"training: {error}") from error
 
 
-def _deepspeed(settings: Settings, checked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """DeepSpeed's configuration, its "auto" values filled; None without DeepSpeed."""
+def deepspeed_settings(settings: Settings, checked: Mapping[str, Any], *, ranks: int) -> dict[str, Any] | None:
+    """DeepSpeed's configuration, its "auto" values filled; None without DeepSpeed.
+
+    Args:
+        checked: the arguments of GRPOConfig that the settings name.
+        ranks: of the run.
+    """
     if not settings.launch.uses_deepspeed:
         return None
-    defaults = {name: field.default for name, field in GRPOConfig.__dataclass_fields__.items()}
-    values = {**defaults, **checked}
+    values = {name: field.default for name, field in GRPOConfig.__dataclass_fields__.items()} | dict(checked)
     config = load_config(settings.model.name_or_path, revision=settings.model.revision).get_text_config()
     return deepspeed_config(
         settings.launch,
         RunValues(
             micro_batch=values["per_device_train_batch_size"],
             accumulation=values["gradient_accumulation_steps"],
-            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+            world_size=ranks,
             max_grad_norm=values["max_grad_norm"],
             bf16=trains_in_bfloat16(settings),
             learning_rate=values["learning_rate"],
@@ -98,10 +104,20 @@ def weights_dtype(settings: Settings) -> str:
     return settings.model.dtype if settings.model.lora is not None else "float32"
 
 
-def planned_steps(arguments: GRPOConfig, rows: int) -> int:
+def world_size() -> int:
+    """The ranks that a launcher started, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rollout_responses(arguments: GRPOConfig, *, ranks: int) -> int:
+    """Responses of one rollout of all ranks."""
+    return arguments.per_device_train_batch_size * arguments.steps_per_generation * ranks
+
+
+def planned_steps(arguments: GRPOConfig, rows: int, *, ranks: int = 1) -> int:
     """Optimiser steps of a run on this many problems. A rollout that they do not fill is left out (TRL's sampler)."""
     if arguments.max_steps > 0:
         return arguments.max_steps
-    rollouts = rows // (arguments.generation_batch_size // arguments.num_generations)
+    rollouts = rows // (rollout_responses(arguments, ranks=ranks) // arguments.num_generations)
     batches = rollouts * arguments.steps_per_generation * arguments.num_iterations
     return math.ceil(arguments.num_train_epochs * math.ceil(batches / arguments.gradient_accumulation_steps))

@@ -77,7 +77,7 @@ class ValidationCallback(TrainerCallback):
         self._tokenizer = tokenizer
         self._benchmark = benchmark
         self._settings = settings
-        self._metrics = metrics
+        self._log = metrics
         self._best = best
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -90,7 +90,7 @@ class ValidationCallback(TrainerCallback):
     def _validate(self, model: Any, step: int) -> None:
         result = evaluate_one(model, self._tokenizer, self._benchmark, self._settings, None, None)
         self._best.offer(model, step, result.accuracy)
-        self._metrics.write(
+        self._log.write(
             {
                 "step": step,
                 "validation/accuracy": result.accuracy,

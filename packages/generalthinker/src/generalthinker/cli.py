@@ -102,26 +102,24 @@ def train_command(
         settings.launch,
         __package__,
         arguments,
-        lambda: _train_here(settings, folder, resume, allow_changes, dry_run),
+        lambda ranks: _train_here(settings, folder, resume, allow_changes, dry_run, ranks),
         dry_run=dry_run,
         name=folder.name,
     )
 
 
-def _train_here(settings: Any, folder: Path, resume: str, allow_changes: bool, dry_run: bool) -> None:
+def _train_here(settings: Any, folder: Path, resume: str, allow_changes: bool, dry_run: bool, ranks: int) -> None:
     from rich.console import Console
 
+    seed = settings.training.get("seed", 0)
+    if dry_run:
+        from .plan import show_plan
+
+        show_plan(settings, folder, seed=seed, ranks=ranks, console=Console())
+        return
     from .train import train
 
-    train(
-        settings,
-        folder,
-        seed=settings.training.get("seed", 0),
-        console=Console(),
-        resume=resume,
-        allow_changes=allow_changes,
-        dry_run=dry_run,
-    )
+    train(settings, folder, seed=seed, console=Console(), resume=resume, allow_changes=allow_changes)
 
 
 @app.command("inspect")

@@ -10,28 +10,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
-from trl import GRPOConfig
 
 from ._common import (
     BestWeights,
     Comparison,
     EvaluationResult,
+    PhaseCallback,
     RunFolder,
     RunIdentity,
     TokenHeat,
-    add_lora,
     choose_together,
     data_fingerprint,
     export_trained,
     flat_settings,
     gathered,
     join,
-    load_policy,
-    load_tokenizer,
     parse_yaml,
     progress_bar,
     ranks,
@@ -39,14 +35,15 @@ from ._common import (
     terminal_table,
     to_yaml,
 )
-from .arguments import planned_steps, training_arguments, weights_dtype
+from .arguments import training_arguments
 from .callbacks import EngineCheck, MetricsCallback, ValidationCallback
 from .config import Settings
-from .data import check_evaluation_room, check_room, graded_problems, hold_out, load_problems, training_rows
-from .evaluations import compare_before_after, evaluate_all, load_evaluations
+from .data import graded_problems
+from .evaluations import compare_before_after, evaluate_all
 from .inspect import token_texts
+from .prepare import fresh_policy, prepare
 from .report import write_run_report
-from .trainer import GeneralThinkerTrainer, check_combination
+from .trainer import GeneralThinkerTrainer
 
 
 def train(
@@ -57,11 +54,10 @@ def train(
     console: Console,
     resume: str = "auto",
     allow_changes: bool = False,
-    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Trains as the settings say and returns what `results.json` holds (on rank 0, and nothing on the others).
 
-    Nothing is written before the settings, the model and the data have been found good; `dry_run` stops there.
+    Nothing is written before the settings, the model and the data have been found good.
 
     Args:
         resume: auto goes on with the run that `output` holds; never wants a folder without one; or a checkpoint.
@@ -74,37 +70,9 @@ def train(
     arguments = training_arguments(settings, output)
     join(settings.launch, arguments)
     folder = RunFolder(output)
-    if not dry_run:
-        ranks.on_main(lambda: _check_folder(folder, settings, resume, allow_changes), "check the run folder")
-    tokenizer = load_tokenizer(settings.model.name_or_path, revision=settings.model.revision)
-    policy = _fresh_policy(settings, seed).to(arguments.device)
-    problems = load_problems(settings.data)
-    validation = None
-    if settings.evaluation.every_steps is not None:
-        problems, validation = hold_out(problems, settings.evaluation.validation_limit, seed=settings.data.seed)
-    rows = training_rows(problems.problems, settings.method, seed=seed)
-    max_positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
-    check_room(
-        rows,
-        tokenizer,
-        chat_template=settings.model.chat_template,
-        max_new_tokens=settings.generation.max_new_tokens,
-        max_positions=max_positions,
-    )
-    check_combination(arguments, settings.method, len(rows))
-    benchmarks = load_evaluations(settings)
-    for benchmark in [*benchmarks, *([validation] if validation is not None else [])]:
-        check_evaluation_room(
-            benchmark.problems,
-            tokenizer,
-            template=settings.method.prompt_template,
-            chat_template=settings.model.chat_template,
-            max_new_tokens=settings.evaluation.max_new_tokens,
-            max_positions=max_positions,
-        )
-    if dry_run:
-        _print_plan(settings, arguments, policy, len(rows), problems.source, output, console)
-        return {}
+    ranks.on_main(lambda: _check_folder(folder, settings, resume, allow_changes), "check the run folder")
+    run = prepare(settings, arguments, seed=seed, ranks=arguments.world_size)
+    policy, tokenizer, rows = run.policy, run.tokenizer, run.rows
 
     point = choose_together(folder.checkpoints, resume)
     began_at = 0 if point.checkpoint is None else point.checkpoint.manifest.step
@@ -120,7 +88,7 @@ def train(
     def evaluate_now(wrapped: Any, when: str) -> None:
         with gathered(wrapped) as model:
             found = ranks.on_main(
-                lambda: evaluate_all(model, tokenizer, benchmarks, settings, folder, when), f"evaluate {when}"
+                lambda: evaluate_all(model, tokenizer, run.benchmarks, settings, folder, when), f"evaluate {when}"
             )
         if found is not None:
             evaluations[when] = found
@@ -131,7 +99,7 @@ def train(
         method=settings.method,
         train_dataset=rows,
         processing_class=tokenizer,
-        problems=graded_problems(problems.problems, rows),
+        problems=graded_problems(run.problems.problems, rows),
         chat_template=settings.model.chat_template,
         identity=RunIdentity(
             settings=flat_settings(parse_yaml(to_yaml(settings), "the settings")),
@@ -142,6 +110,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(EngineCheck(trainer, settings))
+    trainer.add_callback(PhaseCallback())
     if settings.evaluation.at_start:
         evaluate_now(trainer.model, "before")
     best = BestWeights(folder.file("best.safetensors"), history)
@@ -149,8 +118,8 @@ def train(
     with progress_bar("training") as update:
         metrics = MetricsCallback(folder, update, history)
         trainer.add_callback(metrics)
-        if validation is not None:
-            trainer.add_callback(ValidationCallback(trainer, tokenizer, validation, settings, metrics, best))
+        if run.validation is not None:
+            trainer.add_callback(ValidationCallback(trainer, tokenizer, run.validation, settings, metrics, best))
         trainer.train(resume_from_checkpoint=None if point.checkpoint is None else point.checkpoint.path)
     training_seconds = time.perf_counter() - training_began
     keep_best = settings.evaluation.export == "best" and ranks.from_main(best.step, "step to export") > 0
@@ -159,7 +128,7 @@ def train(
         tokenizer,
         folder.model,
         best=best if keep_best else None,
-        rebuild=lambda: _fresh_policy(settings, seed),
+        rebuild=lambda: fresh_policy(settings, seed),
     )
     if settings.evaluation.at_end:
         evaluate_now(exported, "after")
@@ -172,7 +141,7 @@ def train(
         "steps": trainer.state.global_step,
         "exported_step": best.step if keep_best else trainer.state.global_step,
         "training_problems": len(rows),
-        "training_source": problems.source,
+        "training_source": run.problems.source,
         "seconds": round(time.perf_counter() - began, 1),
         "training_seconds": round(training_seconds, 1),
         "resumed_at": began_at or None,
@@ -202,15 +171,6 @@ def _begin(folder: RunFolder, settings: Settings) -> None:
     folder.write_environment()
 
 
-def _fresh_policy(settings: Settings, seed: int) -> Any:
-    """The policy before training, with its adapter if it gets one."""
-    policy = load_policy(settings.model.name_or_path, revision=settings.model.revision, dtype=weights_dtype(settings))
-    if settings.model.lora is None:
-        return policy
-    torch.manual_seed(seed)  # the adapter begins with random weights
-    return add_lora(policy, settings.model.lora)
-
-
 SHOWN_CREDITS = 3
 
 
@@ -230,30 +190,6 @@ def _shown_credit(trainer: GeneralThinkerTrainer, tokenizer: PreTrainedTokenizer
         )
         for number, (ids, weights) in enumerate(rollout[:SHOWN_CREDITS], start=1)
     ]
-
-
-def _print_plan(
-    settings: Settings,
-    arguments: GRPOConfig,
-    policy: PreTrainedModel,
-    rows: int,
-    source: str,
-    output: Path,
-    console: Console,
-) -> None:
-    """What a run would do, for `--dry-run`."""
-    prompts = arguments.generation_batch_size // arguments.num_generations
-    steps = planned_steps(arguments, rows)
-    console.print(to_yaml(settings), highlight=False, markup=False)
-    parameters = sum(p.numel() for p in policy.parameters())
-    console.print(f"model: {settings.model.name_or_path}, {parameters / 1e6:.1f} M parameters", highlight=False)
-    console.print(f"data: {rows} problems from {source}", highlight=False)
-    console.print(
-        f"steps: {steps}, each on {arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps} "
-        f"responses; a rollout has {prompts} prompts of {arguments.num_generations} responses",
-        highlight=False,
-    )
-    console.print(f"output: {output} (not made: dry run)", highlight=False)
 
 
 def _print_results(

@@ -13,7 +13,6 @@ from hashlib import sha256
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,10 +33,12 @@ from ._common import (
     chat,
     gathered,
     grade,
+    ranks,
     split_response,
     token_budget_batches,
     token_logprobs,
 )
+from .arguments import rollout_responses
 from .config import MethodSettings
 from .rewards import group_advantages, leave_one_out_advantages, probability_gain, reward_responses
 from .rollout import Rollout, TokenIds, loss_mask, pad, reasoning_mask, whole_mask
@@ -46,8 +47,11 @@ from .rollout import Rollout, TokenIds, loss_mask, pad, reasoning_mask, whole_ma
 # (padded on the left), T response tokens (padded on the right)
 
 
-def check_combination(args: GRPOConfig, method: MethodSettings, problems: int) -> None:
-    """SettingsError where settings that are each possible are not so together, or for this number of problems."""
+def check_combination(args: GRPOConfig, method: MethodSettings, problems: int, *, ranks: int) -> None:
+    """SettingsError where settings that are each possible are not so together, or for this number of problems.
+
+    ranks: of the run.
+    """
     if args.n_gpu > 1:
         raise SettingsError(f"{args.n_gpu} GPUs in one process: start one process a GPU with --gpus {args.n_gpu}")
     if args.use_vllm:
@@ -62,7 +66,7 @@ def check_combination(args: GRPOConfig, method: MethodSettings, problems: int) -
             "method.malformed = 'below_worst' would give probabilities below 0: use floor or exclude with "
             "method.reward = probability"
         )
-    prompts = args.generation_batch_size // args.num_generations
+    prompts = rollout_responses(args, ranks=ranks) // args.num_generations
     if problems < prompts:
         raise SettingsError(
             f"a rollout takes {prompts} problems and the data has {problems}: lower "
@@ -105,7 +109,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         callbacks: list[TrainerCallback] | None = None,
         **dependable: Any,
     ) -> None:
-        check_combination(args, method, len(train_dataset))
+        check_combination(args, method, len(train_dataset), ranks=args.world_size)
         assert method.reward != "binary" or problems is not None, "a binary reward grades by the problems"
         self.method = method
         self.chat_template_setting = chat_template
@@ -518,11 +522,11 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         """What TRL's `log_completions` prints and stores."""
         texts = self._tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
         columns = ([row["prompt"] for row in inputs], texts, rewards_B.tolist(), advantages_B.tolist())
-        prompts, texts, rewards, advantages = (gather_object(column) for column in columns)
-        self._logs["prompt"].extend(prompts)
-        self._logs["completion"].extend(texts)
-        self._logs["rewards"][_reward.__name__].extend(rewards)
-        self._logs["advantages"].extend(advantages)
+        for prompts, texts, rewards, advantages in ranks.gather(columns, "completions"):
+            self._logs["prompt"].extend(prompts)
+            self._logs["completion"].extend(texts)
+            self._logs["rewards"][_reward.__name__].extend(rewards)
+            self._logs["advantages"].extend(advantages)
 
     def _record(self, statistics: Mapping[str, float]) -> None:
         for name, value in statistics.items():
