@@ -1,0 +1,203 @@
+"""A teacher behind an HTTP endpoint that speaks the OpenAI protocol (`POST <base_url>/chat/completions`).
+
+What may pass is tried again after a pause that doubles, or after the time that the server's Retry-After asks for: 408,
+409, 429, 5xx, broken connections, time-outs, and replies that are cut, not JSON or not a completion. A wrong key or
+address ends the run at once. The key goes into one header and nowhere else: it is cut out of every text that comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from .._common import UserError
+from ..config import TeacherSettings
+from .pace import Pace
+from .prompt import estimated_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One sampled reply. finish_reason: "stop", "length", "content_filter", ..."""
+
+    text: str | None
+    finish_reason: str | None
+
+
+class RequestFailed(Exception):
+    """A request that came to nothing; the message says why, without the key."""
+
+
+class Stopped(Exception):
+    """The run ends, and this request was given up before it left."""
+
+
+class _Passing(Exception):
+    """A fault that may pass. seconds: what the server asks to wait, None where it does not say."""
+
+    def __init__(self, reason: str, seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+class Endpoint:
+    """A client that threads may share. Close it, or use it in a `with`."""
+
+    def __init__(self, settings: TeacherSettings) -> None:
+        """UserError if the variable that should hold the key is empty."""
+        self._settings = settings
+        self._key = ""
+        if settings.api_key_env is not None:
+            self._key = os.environ.get(settings.api_key_env, "").strip()
+            if not self._key:
+                raise UserError(
+                    f"the environment variable {settings.api_key_env} holds no key: set it, or say "
+                    "teacher.api_key_env=null for a server that needs none"
+                )
+        self._pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
+        self._stop = threading.Event()
+        self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
+        self._choices_at_once: int | None = None  # 1 where the server refuses to give several
+        limits = httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+        try:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            self._client = httpx2.Client(timeout=settings.timeout, limits=limits, headers=headers)
+        except (UnicodeEncodeError, ValueError):
+            raise UserError(f"the key in {settings.api_key_env} holds characters that no key has") from None
+
+    def stop(self) -> None:
+        """Requests that wait are given up; those on their way come to their end."""
+        self._stop.set()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, prompt: str, samples: int) -> list[Reply]:
+        """At least one reply to the prompt, and at most `samples`: some servers give one at a time.
+
+        Raises RequestFailed for a request that the server refuses, or that failed as often as the settings allow;
+        UserError for a wrong key or address; Stopped after `stop`.
+        """
+        settings = self._settings
+        for attempt in range(settings.attempts):
+            asked = samples if self._choices_at_once is None else self._choices_at_once
+            self._wait(self._pace.seconds_to_wait(estimated_tokens(prompt) + asked * settings.max_tokens))
+            while (held := self._pace.held()) > 0:
+                self._wait(held)
+            try:
+                return self._post(prompt, asked)[:samples]
+            except _Passing as fault:
+                if attempt + 1 == settings.attempts:
+                    raise RequestFailed(f"{fault}, {settings.attempts} times") from None
+                pause = min(settings.longest_pause, settings.first_pause * 2**attempt) * random.uniform(0.5, 1.0)
+                if fault.seconds is not None:
+                    pause = max(pause, fault.seconds)
+                    self._pace.hold(fault.seconds)
+                self._wait(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(seconds) if seconds > 0 else self._stop.is_set():
+            raise Stopped
+
+    def _post(self, prompt: str, samples: int) -> list[Reply]:
+        body = {
+            "model": self._settings.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": self._settings.temperature,
+            "max_tokens": self._settings.max_tokens,
+            "n": samples,
+        }
+        try:
+            response = self._client.post(self._url, json=body)
+        except httpx2.TimeoutException:
+            raise _Passing(f"no answer within {self._settings.timeout:g} seconds") from None
+        except httpx2.UnsupportedProtocol as error:
+            raise UserError(f"teacher.base_url: {self._without_key(str(error))}") from None
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise _Passing(f"the connection failed ({self._without_key(str(error)) or type(error).__name__})") from None
+        if response.status_code == 200:
+            return self._replies(response)
+        if response.status_code == 400 and samples > 1 and self._choices_at_once is None:
+            # Some servers refuse n > 1. If that is not the reason, this fails as well.
+            replies = self._post(prompt, 1)
+            self._choices_at_once = 1
+            return replies
+        raise self._fault(response)
+
+    def _replies(self, response: httpx2.Response) -> list[Reply]:
+        try:
+            choices = json.loads(response.content)["choices"]
+            replies = [self._reply(choice) for choice in choices]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            kind = response.headers.get("content-type", "no content type")
+            raise _Passing(
+                f"the server answered something else than a completion ({self._without_key(kind)})"
+            ) from None
+        if not replies:
+            raise _Passing("the server answered without a choice")
+        return replies
+
+    def _reply(self, choice: dict[str, Any]) -> Reply:
+        """ValueError or TypeError for what is no choice."""
+        text, finish_reason = choice["message"].get("content"), choice.get("finish_reason")
+        if not isinstance(text, str | None) or not isinstance(finish_reason, str | None):
+            raise TypeError
+        return Reply(None if text is None else self._without_key(text), finish_reason)
+
+    def _fault(self, response: httpx2.Response) -> Exception:
+        status, detail, code = response.status_code, *_said(response)
+        shown = self._without_key(f"the server said {status}{detail}")
+        if code == "insufficient_quota" or status == 402:
+            return UserError(f"{shown}: the account has nothing left to spend")
+        if status in (401, 403):
+            return UserError(f"{shown}: check the key in {self._settings.api_key_env or 'teacher.api_key_env'}")
+        if status == 404 or 300 <= status < 400:
+            return UserError(f"{shown}: check teacher.base_url ({self._settings.base_url}) and teacher.model")
+        if status in (408, 409, 429) or status >= 500:
+            return _Passing(shown, _retry_after(response))
+        return RequestFailed(shown)
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+def _said(response: httpx2.Response) -> tuple[str, str | None]:
+    """What the body of a fault says, in one short line, and its code."""
+    try:
+        error = json.loads(response.content)["error"]
+        message, code = (error["message"], error.get("code")) if isinstance(error, dict) else (str(error), None)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "", None
+    line = " ".join(str(message).split())
+    return f" ({line if len(line) <= 200 else line[:197] + '...'})", code
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds that a Retry-After asks for, given as a number or as a date."""
+    value = response.headers.get("retry-after")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
