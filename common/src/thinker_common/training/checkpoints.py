@@ -52,6 +52,7 @@ class Manifest:
     settings: Mapping[str, Any]  # dotted name -> value
     data: Mapping[str, str]  # name of a data set -> fingerprint
     files: Mapping[str, FileRecord]  # path inside the checkpoint -> record
+    universal: bool = False  # DeepSpeed's whole parameters, for any number of ranks; see universal.py
 
     def to_bytes(self) -> bytes:
         body = {"format": FORMAT, **asdict(self)}

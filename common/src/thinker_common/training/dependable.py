@@ -102,6 +102,8 @@ class DependableMixin(Trainer):
             self._resumed_path = Path(resume_from_checkpoint)
             self._resumed = self._check_resumable(self._resumed_path)
             self._last_good = self._resumed_path
+            if self._resumed.universal:
+                self.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
         with self._signals:
             try:
                 output = super().train(
@@ -206,7 +208,9 @@ class DependableMixin(Trainer):
             self._on_main(lambda: checkpoints.commit(self._folder, manifest), f"put {inside.name} in its place")
             self._last_good = self._folder / inside.name
             if self.args.save_total_limit:
-                self._on_main(lambda: checkpoints.prune(self._folder, self.args.save_total_limit), "remove old checkpoints")
+                self._on_main(
+                    lambda: checkpoints.prune(self._folder, self.args.save_total_limit), "remove old checkpoints"
+                )
 
     def _on_main(self, action: Callable[[], Any], what: str) -> None:
         self._together(action if ranks.is_main() else lambda: None, what)
@@ -283,8 +287,8 @@ class DependableMixin(Trainer):
         return manifest
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self._resumed is not None and self._resumed.ranks != ranks.world_size():
-            # The states are of other ranks; new ones, that are the same whenever this is done again.
+        if self._resumed is not None and self._on_other_ranks(self._resumed):
+            # Those are of other ranks; new ones, that are the same whenever this is done again.
             set_seed(self.args.seed + self._resumed.step * ranks.world_size() + ranks.rank())
         else:
             super()._load_rng_state(checkpoint)
@@ -293,8 +297,7 @@ class DependableMixin(Trainer):
         """The state of this rank, and how far the log was. Called when everything else is loaded."""
         if self._resumed is None or self._resumed_path is None:
             return
-        # On other ranks than it was saved on, all are given rank 0's: none has a state of its own then.
-        number = ranks.rank() if self._resumed.ranks == ranks.world_size() else 0
+        number = 0 if self._on_other_ranks(self._resumed) else ranks.rank()  # the log is the same on all
         saved = torch.load(self._resumed_path / _rank_file(number), weights_only=True, map_location="cpu")
         self._tr_loss = saved["progress"]["tr_loss"].to(self.args.device)
         self._total_loss_scalar = saved["progress"]["total_loss"]
@@ -304,6 +307,9 @@ class DependableMixin(Trainer):
         self._resumed_path = None
         if self.state.global_step >= self.state.max_steps:
             raise _NothingLeft
+
+    def _on_other_ranks(self, manifest: Manifest) -> bool:
+        return manifest.universal or manifest.ranks != ranks.world_size()
 
     def _engine(self) -> str:
         if not self.is_deepspeed_enabled:
