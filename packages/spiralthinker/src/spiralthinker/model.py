@@ -1,0 +1,525 @@
+"""A causal language model with what SpiralThinker adds: markers, latent adapter, readings that reuse a prefix.
+
+Any causal model of transformers will do whose decoder takes `inputs_embeds`, `past_key_values` and `position_ids` and
+attends to all that is before (tested: Llama, Qwen2, GPT-2). The additions are a submodule `latent_parts` of the model
+itself, so that trainers, DeepSpeed and PEFT treat them like the rest of it:
+
+- the latent adapter (`iteration.LatentAdapter`);
+- under LoRA, which freezes the embeddings, the markers' rows of embeddings and head (`MarkerRows`), trained in full.
+
+Readings (`iteration.Read`) that go on from a prefix get a fresh `DynamicCache` each, filled with the prefix's keys and
+values: the cache is changed by what is read, and gradients must flow into the prefix from every reading. Position ids
+are always explicit. transformers' own activation checkpointing drops the cache with a warning that nobody reads, so it
+is refused here; `checkpoint_segments` recomputes whole readings instead.
+
+Saved, a model is an ordinary Hugging Face folder with two files more, `latent_adapter.safetensors` and
+`spiralthinker.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+from transformers.utils import cached_file
+
+from ._common import (
+    CHUNK_TOKENS,
+    SettingsError,
+    UserError,
+    causal_head,
+    load_policy,
+    load_tokenizer,
+    log_softmax,
+    merge_and_export,
+)
+from .annotation import IGNORED, Annotation, Markers, add_markers, marker_ids
+from .columns import Batch
+from .iteration import Iterated, LatentAdapter, Past, Reading, Schedule, iterate
+
+if TYPE_CHECKING:
+    from ._common import sections
+
+# B rows, T columns, S columns of a reading, R rounds, U latent steps, N targets, C kept columns, L layers, D hidden
+# size, M markers, V vocabulary
+
+PARTS = "latent_parts"
+ADAPTER_FILE = "latent_adapter.safetensors"
+SETTINGS_FILE = "spiralthinker.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LatentSettings:
+    """What a model was trained with, and decodes with unless told otherwise.
+
+    iterations: K; schedule, shift: see `iteration`; adapter_width: A, None for the hidden size
+    """
+
+    annotation: Annotation = dataclasses.field(default_factory=Annotation)
+    iterations: int = 5
+    schedule: Schedule = "sequential"
+    shift: int = 0
+    adapter_width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0:
+            raise SettingsError(f"iterations = {self.iterations}: expected at least 0")
+        if self.schedule not in ("sequential", "simultaneous"):
+            raise SettingsError(f"schedule = {self.schedule!r}: expected sequential or simultaneous")
+        if self.shift not in (0, 1):
+            raise SettingsError(f"shift = {self.shift}: expected 0 or 1")
+        if self.adapter_width is not None and self.adapter_width < 1:
+            raise SettingsError(f"adapter_width = {self.adapter_width}: expected at least 1, or null")
+
+
+class MarkerRows(nn.Module):
+    """The markers' rows of the embeddings, and of the head, while all other rows are frozen."""
+
+    def __init__(self, embeddings_MD: Tensor, head_MD: Tensor | None) -> None:
+        """`head_MD`: None where the head shares the embeddings' weights."""
+        super().__init__()
+        self.embedding = nn.Embedding.from_pretrained(embeddings_MD.float().clone(), freeze=False)
+        self.head = nn.Linear(embeddings_MD.shape[1], len(embeddings_MD), bias=False)
+        self.head.weight = self.embedding.weight if head_MD is None else nn.Parameter(head_MD.float().clone())
+
+
+class LatentParts(nn.Module):
+    """What is added to the model: see the top of this file."""
+
+    def __init__(self, adapter: LatentAdapter, rows: MarkerRows | None) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.rows = rows
+
+
+class SpiralThinkerModel(nn.Module):
+    """The model, its tokenizer with the markers, and its settings.
+
+    `base` is what a trainer trains: the causal model itself, or a PEFT model of it, with the added parts inside.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: LatentSettings,
+    ) -> None:
+        """For a base with its parts; see `from_base` and `from_pretrained`."""
+        super().__init__()
+        self.base = base
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.markers: Markers = marker_ids(tokenizer)
+        self.checkpoint_segments = False
+
+    @classmethod
+    def from_base(
+        cls,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: LatentSettings,
+        *,
+        lora: sections.LoraSettings | None = None,
+    ) -> SpiralThinkerModel:
+        """Makes a SpiralThinker model of a pretrained one: `base` and `tokenizer` are changed in place.
+
+        lora: trains a low-rank adapter, the latent adapter and the markers' rows; without it everything is trained.
+
+        Raises:
+            UserError: a model that cannot be read as the method does, or a tokenizer that has a marker already.
+        """
+        check_readable(base)
+        target_rms = embedding_rms(base)
+        markers = add_markers(tokenizer)
+        if max(markers) >= base.get_input_embeddings().weight.shape[0]:
+            # New rows are drawn from the normal distribution of the old ones.
+            base.resize_token_embeddings(len(tokenizer))
+        hidden_size = base.config.get_text_config().hidden_size
+        adapter = LatentAdapter(hidden_size, settings.adapter_width or hidden_size, target_rms)
+        return cls(_with_parts(base, adapter.to(base.device), markers, lora), tokenizer, settings)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        latents: int | None = None,
+        iterations: int | None = None,
+        lora: sections.LoraSettings | None = None,
+    ) -> SpiralThinkerModel:
+        """A model that `save_pretrained` wrote: a folder, or an id on the hub.
+
+        latents, iterations: N and K, others than it was trained with if wanted, with a warning
+        lora: to train it on with a fresh low-rank adapter
+
+        Raises:
+            UserError: not such a model, or one that cannot be loaded.
+        """
+        settings = read_settings(name_or_path, revision=revision)
+        for name, wanted, trained in (
+            ("latents", latents, settings.annotation.latents),
+            ("iterations", iterations, settings.iterations),
+        ):
+            if wanted is not None and wanted != trained:
+                warnings.warn(f"{name_or_path}: trained with {name} = {trained}, used with {wanted}", stacklevel=2)
+        settings = with_numbers(settings, latents=latents, iterations=iterations)
+        base = load_policy(name_or_path, revision=revision, dtype=dtype)
+        tokenizer = load_tokenizer(name_or_path, revision=revision)
+        check_readable(base)
+        state = load_file(_file(name_or_path, ADAPTER_FILE, revision))
+        width, hidden_size = state["inner.weight"].shape
+        adapter = LatentAdapter(hidden_size, width, target_rms=1.0)
+        adapter.load_state_dict(state)
+        markers = marker_ids(tokenizer)
+        return cls(_with_parts(base, adapter, markers, lora), tokenizer, settings)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes the model, with low-rank adapters merged into it, which `base` has none of afterwards.
+
+        Raises:
+            UserError: the folder is not empty, or the weights are not numbers.
+            OSError: the disk is full or cannot be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: this folder is not empty; remove it or save to another")
+        parts = self.parts
+        partial = folder.with_name(f".{folder.name}.{uuid4().hex}")
+        causal = self.causal
+        delattr(causal, PARTS)  # its weights have a file of their own
+        try:
+            if parts.rows is not None:
+                _write_rows(causal, parts.rows, self.markers)
+                parts.rows = None
+            self.base = merge_and_export(self.base, self.tokenizer, partial)
+            save_file(parts.adapter.state_dict(), partial / ADAPTER_FILE)
+            (partial / SETTINGS_FILE).write_text(
+                json.dumps({"format": FORMAT, **dataclasses.asdict(self.settings)}, indent=2) + "\n", encoding="utf-8"
+            )
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            setattr(self.causal, PARTS, parts)
+
+    # ------------------------------------------------------------------------------------------------ the parts
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The causal model, without PEFT around it."""
+        return self.base.get_base_model() if isinstance(self.base, PeftModel) else self.base
+
+    @property
+    def parts(self) -> LatentParts:
+        parts = getattr(self.causal, PARTS)
+        return parts if isinstance(parts, LatentParts) else parts.modules_to_save[parts.active_adapters[0]]
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal.device
+
+    @property
+    def context(self) -> int | None:
+        """How many positions the model has; None without a limit."""
+        return getattr(self.causal.config.get_text_config(), "max_position_embeddings", None)
+
+    def embed(self, ids_BS: Tensor) -> Tensor:
+        """Input embeddings, (B, S, D)."""
+        embeds_BSD = self.base.get_input_embeddings()(ids_BS)
+        rows = self.parts.rows
+        if rows is None:
+            return embeds_BSD
+        is_marker_BSM = ids_BS[..., None] == torch.tensor(self.markers, device=ids_BS.device)
+        markers_BSD = rows.embedding(is_marker_BSM.int().argmax(-1)).to(embeds_BSD.dtype)
+        return torch.where(is_marker_BSM.any(-1, keepdim=True), markers_BSD, embeds_BSD)
+
+    def refine(self, states_BND: Tensor) -> Tensor:
+        """The next input embeddings of latents, g of the last layer's states."""
+        return self.parts.adapter(states_BND)
+
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """The function from the last layer's states to logits, (N, D) to (N, V).
+
+        Raises:
+            UserError: a model whose head is not understood.
+        """
+        head = causal_head(self.base)
+        if head is None:
+            raise UserError(
+                f"{self.causal.config.model_type}: what this model does behind its output head is not known, so that "
+                "its logits cannot be computed from the states of a latent reading: choose another model"
+            )
+        rows = self.parts.rows
+        if rows is None:
+            return head
+        markers_M = torch.tensor(self.markers, device=self.device)
+
+        def projection(states_ND: Tensor) -> Tensor:
+            logits_NV = head.projection(states_ND)
+            own_NM = rows.head(states_ND.to(rows.head.weight.dtype)).to(logits_NV.dtype)
+            return logits_NV.index_copy(1, markers_M, own_NM)
+
+        return dataclasses.replace(head, projection=projection)  # type: ignore[arg-type]  # a function does
+
+    # ------------------------------------------------------------------------------------------------ readings
+
+    def reader(self, mask_BT: Tensor) -> Reader:
+        """Reads the columns that `mask_BT` describes."""
+        return Reader(self.base, mask_BT, checkpointed=self.checkpoint_segments)
+
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        through_iterations: bool = True,
+        every_reading: bool = False,
+    ) -> tuple[Iterated, int]:
+        """Reads a batch (`columns.lay_out`) with its iterations.
+
+        Returns:
+            (what was read, token passes): a token pass is one real token in one reading.
+        """
+        read = self.reader(batch["mask"])
+        iterated = iterate(
+            read,
+            self.embed(batch["input_ids"]),
+            batch["bols"].tolist(),
+            self.refine,
+            latents=self.settings.annotation.latents,
+            iterations=self.settings.iterations,
+            schedule=self.settings.schedule,
+            shift=self.settings.shift,
+            through_iterations=through_iterations,
+            every_reading=every_reading,
+        )
+        return iterated, read.token_passes
+
+    @torch.no_grad()
+    def teacher_states(self, batch: Batch, prefix: Past | None = None) -> tuple[Tensor, int]:
+        """h_eot: every layer's states at the `<eot>` of the steps that the batch's latent steps stand for.
+
+        Args:
+            batch: with at least one round.
+            prefix: keys and values before the first `<bol>`, from this model; without them they are computed.
+
+        Returns:
+            ((L, U, D), token passes), latent steps in row-major order of `has_block`.
+        """
+        shared = int(batch["bols"][0])
+        mask_BT = torch.cat([batch["mask"][:, :shared], batch["explicit_mask"]], dim=1)
+        read = self.reader(mask_BT)
+        if prefix is None:
+            prefix = read(self.embed(batch["input_ids"][:, :shared]), None).past
+        explicit = range(mask_BT.shape[1] - shared)
+        kept_LBED = read(self.embed(batch["explicit_ids"]), prefix.detach(), keep=explicit).kept_LBCD
+        rows_U, rounds_U = batch["has_block"].nonzero(as_tuple=True)
+        return kept_LBED[:, rows_U, batch["eots"][rows_U, rounds_U]], read.token_passes
+
+    def nll(self, states_BTD: Tensor, batch: Batch, *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
+        """The negative log-likelihood, in nats, of all target tokens of the batch together.
+
+        Each is predicted at the real token before it, past any padding.
+        """
+        head = self.head()
+        real_BT = batch["mask"].bool()
+        labels, states = batch["labels"][real_BT], states_BTD[real_BT]
+        rows = real_BT.nonzero()[:, 0]
+        wanted = (labels[1:] != IGNORED) & (rows[1:] == rows[:-1])
+        states_ND, targets_N = states[:-1][wanted], labels[1:][wanted]
+
+        def nll(states_CD: Tensor, targets_C: Tensor) -> Tensor:
+            return -log_softmax(head(states_CD)).gather(-1, targets_C[:, None]).sum()
+
+        chunks = zip(states_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
+        sums = [checkpoint(nll, states_CD, targets_C, use_reentrant=False) for states_CD, targets_C in chunks]
+        return torch.stack(sums).sum()
+
+
+class Reader:
+    """`iteration.Read` on a model. Counts `token_passes`: real tokens, summed over the readings."""
+
+    def __init__(self, base: PreTrainedModel | PeftModel, mask_BT: Tensor, *, checkpointed: bool = False) -> None:
+        self._decoder: Callable[..., Any] = base.get_decoder()
+        self._library_checkpoints = base.is_activation_checkpointing and base.training
+        self._checkpointed = checkpointed
+        self._mask_BT = mask_BT
+        self._positions_BT = (mask_BT.long().cumsum(-1) - 1).clamp(min=0)
+        self._real_T = mask_BT.sum(0).tolist()
+        self.token_passes = 0
+
+    def __call__(
+        self, embeds_BSD: Tensor, past: Past | None, *, keep: Sequence[int] = (), final: bool = False
+    ) -> Reading:
+        begin = 0 if past is None else past.length
+        end = begin + embeds_BSD.shape[1]
+        cached = past is not None or not final
+        if cached and self._library_checkpoints and torch.is_grad_enabled():
+            raise UserError(
+                "the model's activation checkpointing is on, with which transformers drops the keys and values of a "
+                "prefix: turn it off (model.activation_checkpointing_disable()) and set checkpoint_segments = True"
+            )
+        self.token_passes += sum(self._real_T[begin:end])
+        layers = () if past is None else past.layers
+        arguments = (embeds_BSD, begin, end, tuple(keep), cached, *(tensor for layer in layers for tensor in layer))
+        if self._checkpointed and torch.is_grad_enabled():
+            states_BSD, kept_LBCD, *flat = checkpoint(self._read, *arguments, use_reentrant=False)
+        else:
+            states_BSD, kept_LBCD, *flat = self._read(*arguments)
+        return Reading(states_BSD, kept_LBCD, Past(tuple(zip(flat[::2], flat[1::2], strict=True)), end))
+
+    def _read(
+        self, embeds_BSD: Tensor, begin: int, end: int, keep: tuple[int, ...], cached: bool, *past: Tensor
+    ) -> tuple[Tensor, ...]:
+        output = self._decoder(
+            inputs_embeds=embeds_BSD,
+            attention_mask=self._mask_BT[:, :end],
+            position_ids=self._positions_BT[:, begin:end],
+            past_key_values=_filled(past) if cached else None,
+            use_cache=cached,
+            output_hidden_states=bool(keep),
+        )
+        states_BSD = output.last_hidden_state
+        kept_LBCD = (
+            torch.stack([states[:, list(keep)] for states in output.hidden_states[1:]])
+            if keep
+            else states_BSD.new_zeros(0)
+        )
+        layers = output.past_key_values.layers if cached else []
+        return (states_BSD, kept_LBCD, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
+
+
+def _filled(past: Sequence[Tensor]) -> DynamicCache:
+    """A new cache that holds these keys and values, layer by layer, without copying them."""
+    cache = DynamicCache()
+    for keys, values in zip(past[::2], past[1::2], strict=True):
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
+
+
+# ------------------------------------------------------------------------------------------------ making and loading
+
+
+def check_readable(base: PreTrainedModel | PeftModel) -> None:
+    """UserError for a model whose decoder cannot be read as the method does."""
+    config = base.config.get_text_config()
+    name = config.model_type
+    if base.config.is_encoder_decoder:
+        raise UserError(f"{name}: an encoder-decoder model; latent steps need a causal language model")
+    taken = inspect.signature(base.get_decoder().forward).parameters
+    missing = [needed for needed in ("inputs_embeds", "past_key_values", "position_ids") if needed not in taken]
+    if missing:
+        raise UserError(f"{name}: its decoder takes no {', '.join(missing)}, which latent steps need")
+    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
+        raise UserError(f"{name}: not all of its layers attend to everything before, so that no prefix can be reused")
+
+
+@torch.no_grad()
+def embedding_rms(model: PreTrainedModel, *, chunk: int = 8192) -> float:
+    """Root mean square of the entries of the input embeddings, as the model's own module gives them."""
+    embeddings = model.get_input_embeddings()
+    ids = torch.arange(embeddings.weight.shape[0], device=model.device)
+    squares = [embeddings(part).double().square().mean(-1).sum().item() for part in ids.split(chunk)]
+    return (sum(squares) / len(ids)) ** 0.5
+
+
+def _with_parts(
+    base: PreTrainedModel | PeftModel,
+    adapter: LatentAdapter,
+    markers: Markers,
+    lora: sections.LoraSettings | None,
+) -> PreTrainedModel | PeftModel:
+    assert isinstance(base, PreTrainedModel)
+    rows = _marker_rows(base, markers) if lora is not None else None
+    setattr(base, PARTS, LatentParts(adapter, rows).train(base.training))
+    if lora is None:
+        return base
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r, any number does
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        exclude_modules=rf"{PARTS}\..*",
+        modules_to_save=[PARTS],
+        task_type=TaskType.CAUSAL_LM,
+    )
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise SettingsError(f"lora.target_modules = {lora.target_modules!r}: {error}") from error
+
+
+def _marker_rows(base: PreTrainedModel, markers: Markers) -> MarkerRows:
+    embeddings, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+    ids = list(markers)
+    return MarkerRows(embeddings.detach()[ids], None if head is embeddings else head.detach()[ids])
+
+
+@torch.no_grad()
+def _write_rows(base: PreTrainedModel, rows: MarkerRows, markers: Markers) -> None:
+    """Puts the trained rows where an ordinary model has them."""
+    for weight, own in (
+        (base.get_input_embeddings().weight, rows.embedding.weight),
+        (base.get_output_embeddings().weight, rows.head.weight),
+    ):
+        weight[list(markers)] = own.to(weight)
+
+
+def with_numbers(settings: LatentSettings, *, latents: int | None, iterations: int | None) -> LatentSettings:
+    """The settings with another N or K, where one is given."""
+    annotation = settings.annotation
+    if latents is not None:
+        annotation = dataclasses.replace(annotation, latents=latents)
+    return dataclasses.replace(
+        settings, annotation=annotation, iterations=settings.iterations if iterations is None else iterations
+    )
+
+
+def read_settings(name_or_path: str | Path, *, revision: str | None = None) -> LatentSettings:
+    """The settings of a saved model.
+
+    Raises:
+        UserError: not a SpiralThinker model, or settings that are damaged or of another version.
+    """
+    file = _file(name_or_path, SETTINGS_FILE, revision)
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise UserError(f"{file}: written by another version of this package; this one reads format {FORMAT}")
+        annotation = Annotation(**content.pop("annotation"))
+        return LatentSettings(annotation=annotation, **content)
+    except (ValueError, KeyError, TypeError, AttributeError, SettingsError) as error:
+        raise UserError(f"{file}: not the settings of a SpiralThinker model ({error})") from error
+
+
+def _file(name_or_path: str | Path, file: str, revision: str | None) -> str:
+    try:
+        found = cached_file(str(name_or_path), file, revision=revision)
+    except OSError as error:
+        raise UserError(
+            f"{name_or_path}: no {file}, so this is not a SpiralThinker model; "
+            "`spiralthinker train model.name_or_path=...` makes one of it"
+        ) from error
+    assert found is not None
+    return found
