@@ -1,4 +1,4 @@
-"""From a teacher's replies, or exact explanations, to the rows of the three stages, with a count of what was left out."""
+"""From a teacher's replies, or exact explanations, to the rows of the stages, with a count of what was left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of TinyThinker. The defaults are the paper's where it states one (arXiv 2412.08024, section 4 and appendix)."""
+"""Settings of TinyThinker. The defaults are those of the paper where it states them (arXiv 2412.08024)."""
 
 import re
 from dataclasses import dataclass, field

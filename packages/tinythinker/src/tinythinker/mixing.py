@@ -63,12 +63,9 @@ def stage_order(batches: Sequence[int], mixing: Mixing, block: Sequence[int]) ->
                 order += [stage] * taken
                 left[stage] -= taken
         else:
-            # The middle of the next batch as a share of its stage; of two that are equal, the earlier stage.
-            done = [
-                (2 * (total - rest) + 1) / (2 * total) if rest else np.inf
-                for total, rest in zip(batches, left, strict=True)
-            ]
-            stage = int(np.argmin(done))
+            # The middle of the next batch as a share of its stage. Of two that are equal, the earlier stage.
+            waiting = [stage for stage, rest in enumerate(left) if rest]
+            stage = min(waiting, key=lambda s: (batches[s] - left[s] + 0.5) / batches[s])
             order.append(stage)
             left[stage] -= 1
     return order
@@ -91,10 +88,10 @@ def optimiser_batches(
 
 
 class StageBatches(Sampler[list[int]]):
-    """The micro-batches of one rank: rows of one optimiser batch after another, or `[FILLER]` where none are left for it.
+    """The micro-batches of one rank, one optimiser batch after another; `[FILLER]` where no row is left for it.
 
-    Which rows an optimiser batch has depends on neither the number of ranks nor on how it is accumulated, and a run that
-    stopped after k batches goes on with the k+1st: the order follows from the arguments and the epoch alone.
+    Which rows an optimiser batch has depends neither on the number of ranks nor on how it is accumulated. A run that
+    stopped after k batches goes on with the next one: the order follows from the arguments and the epoch alone.
 
     Args:
         stage_sizes: rows of each stage, in the order in which the data set holds them.

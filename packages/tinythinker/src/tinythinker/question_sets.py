@@ -3,7 +3,8 @@
 CommonsenseQA's test questions have no public labels. Here its official dev questions are the test, and 1,221 of the
 official train questions are the valid split: those whose text has the smallest SHA-256, salted with the split seed.
 The authors' own division was drawn without a seed and cannot be had. A user's file is divided 8 : 1 : 1 by the same
-rule, or taken whole as the split `all`. OpenBookQA's splits are official. StrategyQA's and the generated ones are the base's.
+rule, or taken whole as the split `all`. OpenBookQA's splits are official; those of StrategyQA and of generated
+questions are the base's.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _first_by_hash(
     return tuple(q for q in questions if key(q) in first), tuple(q for q in questions if key(q) not in first)
 
 
-# --------------------------------------------------------------------------------------------------------- a user's file
+# -------------------------------------------------------------------------------------------------------- a user's file
 
 
 def _from_file(data: DataSettings) -> QuestionSet:

@@ -1,7 +1,7 @@
 """Training rows: a prompt of one stage and its target, kept as the parts they are made of.
 
-On disk a folder holds `recall.jsonl`, `analyze.jsonl` and `summarize.jsonl`, one row a line with its provenance. Prompts
-are rendered when a row is used, so the same files serve the ablations of single stages.
+On disk a folder holds `recall.jsonl`, `analyze.jsonl` and `summarize.jsonl`, one row a line with its provenance.
+Prompts are rendered when a row is used, so the same files serve the ablations of single stages.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def explained_rows(
 
 
 def select(rows: Iterable[StageRow], stages: Collection[Stage]) -> dict[Stage, list[StageRow]]:
-    """The rows of the stages to train, in the order of the stages; of rows with one prompt and target only the first."""
+    """The rows of the stages to train, stage after stage; of rows with one prompt and target only the first."""
     chosen: dict[Stage, list[StageRow]] = {stage: [] for stage in STAGES if stage in stages}
     seen: set[tuple[Prompt, str]] = set()
     for row in rows:

@@ -2,7 +2,7 @@
 
 What may pass is tried again after a pause that doubles, or after the time that the server's Retry-After asks for: 408,
 409, 429, 5xx, broken connections, time-outs, and replies that are cut, not JSON or not a completion. A wrong key or
-address ends the run at once. The key goes into one header and nowhere else: it is cut out of every text that comes back.
+address ends the run at once. The key goes into one header and nowhere else: it is cut out of all that comes back.
 """
 
 from __future__ import annotations

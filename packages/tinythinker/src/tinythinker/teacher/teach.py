@@ -192,7 +192,7 @@ def _ask_model(missing: Missing, settings: TeacherSettings, file: GenerationsFil
             done += len(indices)
             update(done, len(missing))
 
-        # A sample follows from the seed, the question and its number alone, so that those already there can be left out.
+        # A sample follows from the seed, the question and its number, so it is the same whatever else is generated.
         generator.sample(prompts, settings.samples, keys=[question.id for question, _ in missing], on_batch=keep)
 
 
