@@ -1,5 +1,6 @@
 r"""Evaluation end to end, on a small model that was taught to answer some questions right, some wrong, some without a box."""
 
+import copy
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from thinker_common.benchmarks.boxed import last_boxed
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
@@ -383,3 +384,59 @@ def test_a_prompt_without_room_stops_before_anything_is_generated(taught, tmp_pa
 def test_rows_of_real_evaluations_compare(result, taught):
     comparison = compare(result.rows, run(taught, grader="default", max_tokens_per_batch=200).rows)
     assert (comparison.only_a, comparison.only_b, comparison.p_value) == (0, 0, 1.0)
+
+
+# --- other models ----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_with_an_adapter_is_evaluated_as_it_is(taught, tmp_path, result):
+    peft = pytest.importorskip("peft")
+    model, tokenizer = taught
+    adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    untouched = run((adapted.eval(), tokenizer))
+    assert [row["text"] for row in untouched.rows] == [row["text"] for row in result.rows], "a new adapter adds nothing"
+    run((adapted, tokenizer), tmp_path / "generations.jsonl")
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+    changed = run((adapted, tokenizer))
+    assert [row["text"] for row in changed.rows] != [row["text"] for row in result.rows]
+    assert changed.answer_loglik != result.answer_loglik or changed.answer_loglik_n == 0
+    with pytest.raises(UserError, match="model was"):
+        run((adapted, tokenizer), tmp_path / "generations.jsonl")
+
+
+@torch.no_grad()
+def test_an_encoder_decoder_model(tokenizers):
+    tokenizer = tokenizers["gpt2"]
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    tokens = {"decoder_start_token_id": tokenizer.pad_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = T5Config(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **sizes, **tokens)
+    model = T5ForConditionalGeneration(config).eval()
+    # It says one thing whatever it is asked: the reference is scored after that.
+    said = tokenizer(r"so \boxed{5}")["input_ids"] + [tokenizer.eos_token_id]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    prompts = [tokenizer(f"{word}?", return_tensors="pt")["input_ids"] for word, _, _ in LESSONS]
+    with torch.enable_grad():
+        for step in range(400):
+            loss = model(input_ids=prompts[step % len(prompts)], labels=torch.tensor([said])).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if step > 50 and loss < 1e-3:
+                break
+    evaluated = run((model, tokenizer), chat_template="none")
+    assert {row["text"] for row in evaluated.rows} == {r"so \boxed{5}"}
+    assert evaluated.accuracy == 1 / 8
+    # log p of the first reference, 5, by a plain forward over prompt and response
+    split = split_response(tokenizer, said[:-1], truncated=False)
+    scored = tokenizer(split.opening + "5")["input_ids"]
+    labels = torch.tensor([[*said[: split.reasoning_length], *scored, 0]])
+    logprobs_TV = torch.log_softmax(model(input_ids=prompts[0], labels=labels).logits[0].double(), -1)
+    closing = [token for token in range(len(tokenizer)) if tokenizer.decode([token]).startswith("}")]
+    start = split.reasoning_length
+    expected = sum(float(logprobs_TV[start + place, token]) for place, token in enumerate(scored))
+    expected += float(logprobs_TV[start + len(scored), closing].logsumexp(0))
+    assert evaluated.rows[0]["answer_loglik"] == pytest.approx(expected, abs=1e-4)

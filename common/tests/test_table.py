@@ -12,7 +12,7 @@ from thinker_common.evaluation.results import summarise
 from thinker_common.evaluation.statistics import Estimate
 from thinker_common.evaluation.suite import compare_suite
 from thinker_common.evaluation.table import (
-    at_k_table,
+    at_k_tables,
     average_sentence,
     cells,
     decoding_in_words,
@@ -44,7 +44,7 @@ def result(name="gsm8k", count=10, samples=1, **decoding):
         for sample in range(samples)
     ]
     settings = {"max_new_tokens": 1024, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "samples": samples, **decoding}
-    ks = [k for k in (1, 4, 16, 64) if k <= samples]
+    ks = [k for k in (2, 4, 8, 16, 32, 64) if k <= samples]
     benchmark = LoadedBenchmark(name, "test", problems, None, "", 1)
     return summarise(
         benchmark, rows, samples=samples, ks=ks, grader="default", seed=0, decoding=settings, template="",
@@ -91,12 +91,17 @@ def test_percentages(value, error, text):
     assert percent(value, error) == text
 
 
-def test_columns_of_several_samples():
-    sampled = [result(samples=16, temperature=0.6), result("amc23", samples=64, temperature=0.6)]
-    text = printed(at_k_table(sampled), width=120)
-    assert "avg@16/64 %" in text
-    [gsm8k] = [line for line in text.splitlines() if line.startswith("gsm8k")]
-    assert gsm8k.split()[-1] == "-", "no maj@64 of 16 samples"
+def test_pass_and_maj_at_k_of_many_samples_fit_80_columns():
+    sampled = [result(name, 40, samples=64, temperature=0.6) for name in NAMES]
+    sampled[0] = result("gsm8k", 40, samples=16, temperature=0.6)
+    texts = [printed(table) for table in at_k_tables(sampled)]
+    for text, kind in zip(texts, ("pass", "maj"), strict=True):
+        lines = text.splitlines()
+        assert max(map(len, lines)) <= 80
+        [gsm8k, *_] = [line for line in lines if line.startswith("gsm8k ")]
+        assert gsm8k.split()[-1] == "-", f"no {kind}@64 of 16 samples"
+        assert {f"{kind}@16", f"{kind}@64", "avg@16/64"} <= set(text.split()), "headings are whole"
+    assert at_k_tables([result()]) == []
 
 
 def test_decoding_is_said_in_words():

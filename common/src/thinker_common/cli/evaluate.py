@@ -62,7 +62,7 @@ TopP = Annotated[float, typer.Option("--top-p", metavar="P", help="Sample from t
 TopK = Annotated[int, typer.Option("--top-k", min=0, metavar="N", help="Sample from the N likeliest tokens; 0 is all.")]
 AtK = Annotated[
     str | None,
-    typer.Option("--k", metavar="N[,N]", help="For pass@k and maj@k.", show_default="powers of two up to --samples"),
+    typer.Option("--k", metavar="N[,N]", help="For pass@k and maj@k.", show_default="2, 4, 8 ... up to --samples"),
 ]
 Grader = Annotated[
     Literal["default", "generalthinker"],
@@ -244,15 +244,15 @@ def _finish(
 
     from ..evaluation.ranking import RankingResult
     from ..evaluation.results import EvaluationResult
-    from ..evaluation.table import at_k_table, average_sentence, ranking_table, terminal_table
+    from ..evaluation.table import at_k_tables, average_sentence, ranking_table, terminal_table
 
     console = Console(width=None if sys.stdout.isatty() else 120)  # a file has no width to keep to
     generated = [result for result in results.values() if isinstance(result, EvaluationResult)]
     ranked = [result for result in results.values() if isinstance(result, RankingResult)]
     if generated:
         console.print(terminal_table((result, model) for result in generated))
-    if any(result.at_k for result in generated):
-        console.print(at_k_table(generated))
+    for table in at_k_tables(generated):
+        console.print(table)
     if ranked:
         console.print(ranking_table((result, model) for result in ranked))
     if len(results) > 1:

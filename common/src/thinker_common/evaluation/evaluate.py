@@ -73,7 +73,7 @@ def evaluate(
     template: with `{question}`, which becomes the problem's `prompt_text()`; `chat_template`: see `models.chat`
     samples: responses to each problem. Their tokens follow from `seed`, the problem's id and the number of the sample,
         whatever the batch and wherever a killed run goes on.
-    ks: for pass@k and maj@k, each at most `samples`; by default the powers of two below `samples`, and `samples`
+    ks: for pass@k and maj@k, each at most `samples`; by default 2, 4, 8 ... below `samples`, and `samples`
     score_answers: also score the reference answers
     backend: what generates, set up with the same decoding and seed; by default Hugging Face `generate` on `model`.
         `model` may then be None, without `score_answers`; `fingerprint` is what tells it from other models.
@@ -204,7 +204,8 @@ def prompt_ids(
 
 def _ks(ks: Sequence[int] | None, samples: int) -> list[int]:
     if ks is None:
-        return [*(2**power for power in range(samples.bit_length()) if 2**power < samples), samples]
+        # pass@1 and maj@1 are the accuracy itself.
+        return [*(2**power for power in range(1, samples.bit_length()) if 2**power < samples), samples]
     for k in ks:
         if not 1 <= k <= samples:
             raise SettingsError(f"k = {k}: must be at least 1 and at most the number of samples, {samples}")

@@ -72,9 +72,9 @@ def ranking_table(rows: Iterable[tuple["RankingResult", str]]) -> Table:
     )
 
 
-def at_k_cells(results: Sequence["EvaluationResult"]) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows) of avg@k, pass@k and maj@k; no rows where every problem has one response."""
-    names = list(dict.fromkeys(name for result in results for name in result.at_k))
+def at_k_cells(results: Sequence["EvaluationResult"], kind: str = "") -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of avg@k, pass@k and maj@k, or of avg@k and one kind; no rows without samples."""
+    names = [name for name in dict.fromkeys(n for result in results for n in result.at_k) if name.startswith(kind)]
     sampled = [result for result in results if result.samples > 1]
     averages = "avg@" + "/".join(str(samples) for samples in dict.fromkeys(result.samples for result in sampled))
     rows = [
@@ -88,10 +88,14 @@ def at_k_cells(results: Sequence["EvaluationResult"]) -> tuple[list[str], list[l
     return ["benchmark", f"{averages} %", *(f"{name} %" for name in names)], rows
 
 
-def at_k_table(results: Sequence["EvaluationResult"]) -> Table:
-    """`at_k_cells` for a terminal."""
-    columns, rows = at_k_cells(results)
-    return _table("several responses to each problem, value ± standard error", columns, rows)
+def at_k_tables(results: Sequence["EvaluationResult"]) -> list[Table]:
+    """`at_k_cells` for a terminal: one table of pass@k and one of maj@k, for both together are too wide."""
+    tables = []
+    for kind, title in (("pass", "one of k responses is right"), ("maj", "a vote among k responses is right")):
+        columns, rows = at_k_cells(results, kind)
+        if rows and len(columns) > 2:
+            tables.append(_table(f"{title}, value ± standard error", columns, rows))
+    return tables
 
 
 def decoding_in_words(result: "EvaluationResult") -> str:
