@@ -3,8 +3,9 @@
     torchrun --nproc-per-node 2 resume_ranks.py FOLDER none|0|1|2|3 [kill]
 
 Trains six steps untouched. Trains again, gets a SIGTERM on rank 1 alone in the middle of step 4, goes on from what all
-ranks saved, and compares. Dropout is on, and every rank holds a factor of its own that three steps use. `kill`: rank 1
-kills itself while it saves step 4 instead; nothing follows.
+ranks saved, and compares. Dropout is on, and every rank holds a factor of its own that three steps use. Then rank 1 gets a
+loss that is not a number, once skipped and once stopped at. `kill`: rank 1 kills itself while it saves step 4 instead;
+nothing follows.
 """
 
 import json
@@ -21,6 +22,7 @@ import parity
 import tiny_training
 
 from thinker_common.distributed import ranks
+from thinker_common.errors import UserError
 from thinker_common.training.dependable import choose_together
 from thinker_common.training.signals import SavedAndStopped
 from thinker_common.training.supervised import SupervisedTrainer
@@ -55,13 +57,22 @@ class Rollouts(SupervisedTrainer):
         self.factor = state["factor"]
 
 
-def trainer(folder: Path, zero: str, **changes: Any) -> Any:
+class Overflowing(SupervisedTrainer):
+    """The first forward pass of step 3 gives rank 1 a loss that is not a number."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().compute_loss(*args, **kwargs)
+        bad = self.state.global_step == 2 and ranks.rank() == 1 and not self.accelerator.sync_gradients
+        return loss * float("nan") if bad else loss
+
+
+def trainer(folder: Path, zero: str, cls: Any = Rollouts, **changes: Any) -> Any:
     layout = parity.Layout(
         ranks=int(os.environ["WORLD_SIZE"]), accumulation=2, zero=None if zero == "none" else int(zero)
     )
     arguments = parity.training_arguments(layout, folder, hidden_size=tiny_training.config().hidden_size)
     return tiny_training.trainer(
-        folder, cls=Rollouts, max_steps=STEPS, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        folder, cls=cls, max_steps=STEPS, per_device_train_batch_size=2, gradient_accumulation_steps=2,
         deepspeed=arguments["deepspeed"], weight_decay=0.01, **changes,
     )  # fmt: skip
 
@@ -93,6 +104,23 @@ def main(folder: str, zero: str, *options: str) -> None:
     resumed = trainer(path / "run", zero, save_strategy="no")
     resumed.train(resume_from_checkpoint=point.checkpoint.path)
     found = weights(resumed)
+
+    skipping = trainer(path / "skip", zero, Overflowing, save_strategy="no", nonfinite="skip")
+    skipping.train()
+    stopping = trainer(path / "stop", zero, Overflowing, save_strategy="no")
+    try:
+        stopping.train()
+        raise AssertionError("a loss that is not a number was trained on")
+    except UserError as error:
+        message = str(error)
+    not_finite = {
+        "message": message.partition(";")[0].rpartition(" is ")[0],
+        "finite": all(
+            bool(tensor.isfinite().all()) for made in (skipping, stopping) for tensor in weights(made).values()
+        ),
+        "steps": [skipping.state.global_step, stopping.state.global_step],
+        "batches": sorted(file.name for name in ("skip", "stop") for file in (path / name / "nonfinite").iterdir()),
+    }
     if ranks.is_main():
         logs = [
             [(row["step"], row["loss"]) for row in made.state.log_history if "loss" in row] for made in (whole, resumed)
@@ -106,7 +134,7 @@ def main(folder: str, zero: str, *options: str) -> None:
             and found.keys() == expected.keys(),
             "logs": logs[0] == logs[1],
         }
-        (path / "record.json").write_text(json.dumps(record))
+        (path / "record.json").write_text(json.dumps(record | not_finite))
 
 
 if __name__ == "__main__":

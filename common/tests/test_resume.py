@@ -219,7 +219,9 @@ class Overflowing(tiny.SupervisedTrainer):
 
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_are_touched(tmp_path):
     trainer = tiny.trainer(tmp_path, cls=Overflowing)
-    with pytest.raises(UserError, match=r"step 3: the loss is \[\d\.\d+, nan\].*step-3-rank-0.pt"):
+    with pytest.raises(
+        UserError, match=r"step 3: the loss of rank 0 is \[\d\.\d+, nan\]; the batch is in .*nonfinite. The"
+    ):
         trainer.train()
     assert bool(tiny.weights(trainer).isfinite().all())
     saved = torch.load(tmp_path / "nonfinite" / "step-3-rank-0.pt", weights_only=True)
@@ -243,3 +245,17 @@ def test_not_for_ever(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="10 steps in a row were left out: it is not the batch"):
         trainer.train()
     assert trainer.state.global_step == 11
+
+
+def test_a_gradient_that_is_not_finite_under_a_loss_that_is(tmp_path):
+    class Exploding(tiny.SupervisedTrainer):
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            if self.state.global_step == 2:
+                self.model.lm_head.weight.grad[0, 0] = float("inf")
+            return loss
+
+    trainer = tiny.trainer(tmp_path, cls=Exploding)
+    with pytest.raises(UserError, match="step 3: the norm of the gradient is inf; the batch is in"):
+        trainer.train()
+    assert bool(tiny.weights(trainer).isfinite().all())

@@ -40,7 +40,17 @@ def test_a_signal_on_one_rank_saves_all_and_the_resume_is_bit_exact(tmp_path, ze
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads((tmp_path / "record.json").read_text())
     states = [name for name in record.pop("files") if "rank" in name]
-    assert record == {"code": 75, "step": 4, "rank_bound": True, "equal": True, "logs": True}
+    assert record == {
+        "code": 75,
+        "step": 4,
+        "rank_bound": True,
+        "equal": True,
+        "logs": True,
+        "message": "step 3: the loss of rank 1",
+        "finite": True,
+        "steps": [6, 2],
+        "batches": ["step-3-rank-1.pt", "step-3-rank-1.pt"],
+    }
     assert {"rank_state_0.pt", "rank_state_1.pt"} <= set(states)
     if zero in "123":
         assert "global_step4/zero_pp_rank_1_mp_rank_00_optim_states.pt" in states

@@ -14,6 +14,7 @@ Every private method of transformers that the package overrides stands in this f
 signature.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +32,7 @@ from ..distributed.phases import phase
 from ..errors import SettingsError, UserError
 from . import checkpoints, durable
 from .checkpoints import Damaged, Manifest
-from .nonfinite import NonFinite, NonFiniteGuard
+from .nonfinite import NonFinite, NonFiniteGuard, finite
 from .resume import ResumePoint, RunIdentity, check_unchanged, choose
 from .signals import SavedAndStopped, StopSignals
 
@@ -137,19 +138,21 @@ class DependableMixin(Trainer):
         """The last thing before the optimiser's step (DeepSpeed: behind it), with the norm that all ranks share."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         left_out = self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped
-        finite = bool(torch.as_tensor(norm).isfinite()) and not left_out
-        if finite and not ranks.any_rank(not self._guard.losses_finite()):
+        sound = math.isfinite(norm) and not left_out
+        losses = self._guard.losses()
+        if not ranks.any_rank(not (sound and finite(losses))):
             self._guard.passed()
             return norm
-        if self.is_deepspeed_enabled and not finite and not left_out:
+        step = self.state.global_step + 1
+        if self.is_deepspeed_enabled and not sound and not left_out:
             raise UserError(
-                f"step {self.state.global_step + 1}: the gradient is not finite, and DeepSpeed trained on it. Go on "
-                f"from {self._last_good}; with ZeRO-1 to 3 in float32, or bf16.check_grad_overflow = true in the "
-                "DeepSpeed configuration, such a step is left out"
+                f"step {step}: the gradient is not finite, and DeepSpeed trained on it. Go on from {self._last_good}; "
+                "ZeRO-1 to 3 leave such a step out, in bfloat16 with bf16.check_grad_overflow = true in the DeepSpeed "
+                "configuration"
             )
         if not self.is_deepspeed_enabled:
             model.zero_grad(set_to_none=True)  # the optimiser's step then changes nothing, its moments included
-        self._guard.failed(self.state.global_step, ranks.rank(), float(norm))
+        self._guard.failed(step, ranks.rank(), ranks.gather(losses, "losses"), float(norm))
         return norm
 
     # ------------------------------------------------------------------------------------------------ saving

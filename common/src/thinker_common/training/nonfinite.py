@@ -1,5 +1,6 @@
 """What happens when a loss or a gradient is not a finite number: stop, or leave the step out. Never train on it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,43 +30,45 @@ class NonFiniteGuard:
     def saw_loss(self, loss: Tensor) -> None:
         self._losses.append(loss)
 
-    def losses_finite(self) -> bool:
-        """On this rank, in this step so far."""
-        return all(bool(loss.isfinite().all()) for loss in self._losses)
+    def losses(self) -> list[float]:
+        """Of this rank, in this step so far."""
+        return [float(loss) for loss in self._losses]
 
     def passed(self) -> None:
         """The step is sound."""
         self._skipped_in_a_row = 0
         self._forget()
 
-    def failed(self, step: int, rank: int, grad_norm: float) -> None:
-        """The step is not: saves this rank's batches, and raises unless the step is to be left out.
+    def failed(self, step: int, rank: int, losses_of_ranks: Sequence[Sequence[float]], grad_norm: float) -> None:
+        """The step is not: saves batches, and raises unless the step is to be left out. Every rank calls this.
 
-        Every rank calls this in the same step. A rank whose own losses are finite saves its batches too where no
-        loss but the gradient is at fault.
+        A rank saves its batches if a loss of its own is not finite; all do where the losses are and the gradient is
+        not.
         """
-        losses = [float(loss) for loss in self._losses]
-        saved = None
-        if not self.losses_finite() or rank == 0:
-            saved = self._save(step, rank, losses, grad_norm)
+        bad = [number for number, losses in enumerate(losses_of_ranks) if not finite(losses)]
+        if rank in bad or not bad:
+            self._save(step, rank, losses_of_ranks[rank], grad_norm)
         self._forget()
         self._skipped_in_a_row += 1
-        named = f"step {step + 1}: the loss is {losses}, the gradient's norm {grad_norm}"
-        where = f"; the batch is in {saved}" if saved else ""
+        named = "; ".join(f"the loss of rank {number} is {losses_of_ranks[number]}" for number in bad)
+        problem = f"step {step}: {named or f'the norm of the gradient is {grad_norm}'}; the batch is in {self._folder}"
         if self.policy == "stop":
             raise UserError(
-                f"{named}{where}. The weights are untouched. Lower training.learning_rate or leave the batch out; "
-                "method.nonfinite=skip leaves out such steps"
+                f"{problem}. The weights are those before the step. Leave the batch out, lower training.learning_rate, "
+                "or set nonfinite = skip, which leaves out such steps"
             )
         if self._skipped_in_a_row >= MOST_SKIPPED:
-            raise UserError(f"{named}{where}. {MOST_SKIPPED} steps in a row were left out: it is not the batch")
+            raise UserError(f"{problem}. {MOST_SKIPPED} steps in a row were left out: it is not the batch")
 
-    def _save(self, step: int, rank: int, losses: Sequence[float], grad_norm: float) -> Path:
+    def _save(self, step: int, rank: int, losses: Sequence[float], grad_norm: float) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{step + 1}-rank-{rank}.pt"
+        path = self._folder / f"step-{step}-rank-{rank}.pt"
         torch.save({"losses": losses, "grad_norm": grad_norm, "batches": self._batches}, path)
-        return path
 
     def _forget(self) -> None:
         self._batches.clear()
         self._losses.clear()
+
+
+def finite(numbers: Sequence[float]) -> bool:
+    return all(math.isfinite(number) for number in numbers)
