@@ -465,6 +465,15 @@ def test_a_text_that_two_options_share_names_neither():
 
 
 @pytest.mark.parametrize(
+    "box", ["A", "A. P(A, B | C) * P(C)", "P(A, B | C) * P(C)", "**A**", "**A. P(A, B | C) * P(C)**"]
+)
+def test_an_asterisk_may_be_part_of_an_option(box):
+    options = ("P(A, B | C) * P(C)", "P(A | C) * P(B)", "P(C)", "none")
+    problem = Problem(id="c/4", question="Q?", answer="A", kind="mcq", options=options)
+    assert grade(problem, f"\\boxed{{{box}}}").extracted == "A"
+
+
+@pytest.mark.parametrize(
     ("text", "correct"),
     [
         ("The answer is C.", True),

@@ -226,12 +226,12 @@ def option_letter(text: str, options: Sequence[str], letters: Sequence[str]) -> 
 
     Only `letters`, those that this question has, count. A text that names several of them names none.
     """
-    text = " ".join(unwrap(text).replace("$", "").replace("*", "").split())
+    text = " ".join(_without_marks(unwrap(text)).split())
     text = _ANSWER_WORDS.sub("", text, count=1) if _ANSWER_WORDS.match(text) else text
     if lone := _LONE_LETTER.fullmatch(text):
         letter = lone.group(1).upper()
         return letter if letter in letters else None
-    texts = [plain_text(option) for option in options]
+    texts = [plain_text(_without_marks(option)) for option in options]
     if texts.count(plain_text(text)) == 1:
         return letters[texts.index(plain_text(text))]
     labelled = _LETTER_AND_TEXT.fullmatch(text)
@@ -244,6 +244,11 @@ def option_letter(text: str, options: Sequence[str], letters: Sequence[str]) -> 
         return letter
     others = set(re.findall(r"(?<![\w'])([A-J])(?![\w'])", rest)) & set(letters) - {letter}
     return None if others else letter
+
+
+def _without_marks(text: str) -> str:
+    """Without dollars, and without asterisks, which mark bold type in one text and multiply in another."""
+    return text.replace("$", "").replace("*", "")
 
 
 def named_option(text: str, options: Sequence[str]) -> str | None:
