@@ -156,13 +156,18 @@ def ethernet_table() -> None:
 
 def main() -> None:
     print(
-        f"""Assumed: {GPU}, {PEAK_FLOPS / 1e12:.0f} TFLOP/s in bfloat16, of which training reaches {TRAIN_SHARE:.0%}
-and a forward pass {FORWARD_SHARE:.0%}; {HBM / 1e12:.1f} TB/s of memory bandwidth, {HBM_SHARE:.0%} of it while decoding;
-{LAYER_SECONDS * 1e3:.1f} ms a layer and decoding step in transformers' generate,
-{ENGINE_LAYER_SECONDS * 1e3:.1f} ms in an engine with CUDA graphs; a rank sends {NETWORKS[8][1] / 1e9:.0f} GB/s over {NETWORKS[8][0]} (8 GPUs) and
-{NETWORKS[64][1] / 1e9:.0f} GB/s over {NETWORKS[64][0]} (64 GPUs). A step has {RESPONSES} responses;
-prompts of {PROMPT_TOKENS} tokens, responses of {MEAN_RESPONSE} in the mean and {LONGEST_RESPONSE} at most;
-{NO_GRAD_PASSES} passes without gradient; activation checkpointing; at most 4 rows a forward pass."""
+        f"""Assumed:
+
+- {GPU}: {PEAK_FLOPS / 1e12:.0f} TFLOP/s in bfloat16, of which training reaches {TRAIN_SHARE:.0%} and a forward pass
+  {FORWARD_SHARE:.0%}; {HBM / 1e12:.1f} TB/s of memory bandwidth, {HBM_SHARE:.0%} of it while decoding.
+- A decoding step takes {LAYER_SECONDS * 1e3:.1f} ms a layer in transformers' generate, and
+  {ENGINE_LAYER_SECONDS * 1e3:.1f} ms in an engine with CUDA graphs, or as long as it takes to read weights,
+  keys and values.
+- A rank sends {NETWORKS[8][1] / 1e9:.0f} GB/s over {NETWORKS[8][0]} (8 GPUs) and {NETWORKS[64][1] / 1e9:.0f} GB/s over
+  {NETWORKS[64][0]} (64 GPUs). Nothing overlaps.
+- A step has {RESPONSES} responses, prompts of {PROMPT_TOKENS} tokens, responses of {MEAN_RESPONSE} in the mean and
+  {LONGEST_RESPONSE} at most; {NO_GRAD_PASSES} passes without gradient; activation checkpointing; at most
+  4 rows a pass."""
     )
     print("\n## Memory and traffic")
     for with_lora in (False, True):

@@ -9,7 +9,6 @@ Without it trained weights are float32, and autocast computes in bfloat16. The a
 block in transformers with SDPA attention; `scripts/measure_training_memory.py` compares the sum with measured peaks.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -222,21 +221,12 @@ def _phases(shape: ModelShape, job: Job) -> list[Part]:
     )
     rows, per_token, formula = job.micro_batch, *activation_bytes(shape, job)
     activations = rows * job.tokens * per_token
-    # Gradients come while activations go: the larger of the two is the peak, unless gradients of earlier passes wait.
-    waiting = job.accumulation > 1
-    head = min(shape.embedding, trained) * gradient if not waiting else 0
-    parts = []
-    if waiting or activations + head < gradients.bytes:
-        parts.append(gradients)
-    if waiting or activations + head >= gradients.bytes:
-        parts.append(
-            Part("activations", activations, f"{rows} rows x {job.tokens} tokens x {formula}", "forward and backward")
-        )
-        if not waiting and trained == shape.parameters:
-            parts.append(
-                Part("gradient of the head", head, f"{_count(shape.embedding)} x {gradient} B", "forward and backward")
-            )
-    parts.append(_logits(shape, min(_CHUNK_TOKENS, rows * job.tokens), "forward and backward"))
+    # Gradients come while activations go, but seldom into the room that these leave: both are counted in full.
+    parts = [
+        gradients,
+        Part("activations", activations, f"{rows} rows x {job.tokens} tokens x {formula}", "forward and backward"),
+        _logits(shape, min(_CHUNK_TOKENS, rows * job.tokens), "forward and backward"),
+    ]
     live = min(shape.parameters, _LIVE_PARAMETERS)
     if job.zero == 3 and job.ranks > 1:
         parts.append(Part("gathered weights", live * compute, f"{_count(live)} x {compute} B", "forward and backward"))
@@ -299,13 +289,16 @@ def activation_bytes(shape: ModelShape, job: Job) -> tuple[float, str]:
     """(bytes a token, the formula): what the backward pass needs of the forward pass.
 
     A block keeps, for each token: of its two norms the input in float32, the normalised and the scaled vector; queries,
-    keys and values (repeated for the query heads) and the output of attention; four vectors of the MLP. With activation
-    checkpointing only each block's input stays, and one block at a time is computed again.
+    keys and values (repeated for the query heads), the output of attention and its copy in the projection's layout;
+    four vectors of the MLP. With activation checkpointing only each block's input stays, and one block at a time is
+    computed again.
     """
     compute = 2 if job.bf16 else 4
     width = shape.heads * shape.head_dim
-    block = 2 * (4 + 2 * compute) * shape.hidden + compute * (4 * width + 4 * shape.intermediate)
-    inner = f"({2 * (4 + 2 * compute)} x {shape.hidden} + {4 * compute} x ({width} + {shape.intermediate}))"
+    block = 2 * (4 + 2 * compute) * shape.hidden + compute * (5 * width + 4 * shape.intermediate)
+    inner = (
+        f"({2 * (4 + 2 * compute)} x {shape.hidden} + {5 * compute} x {width} + {4 * compute} x {shape.intermediate})"
+    )
     if job.checkpointing:
         kept = shape.layers * compute * shape.hidden
         return kept + block, f"({shape.layers} layers x {compute} x {shape.hidden} + one block {inner}) B"
@@ -361,8 +354,3 @@ def llama_parameters(shape: ModelShape, *, tied: bool, attention_bias: bool = Fa
     block = shape.hidden * (2 * width + 2 * kv) + 3 * shape.hidden * shape.intermediate + 2 * shape.hidden
     block += (width + 2 * kv) if attention_bias else 0
     return shape.layers * block + shape.embedding * (1 if tied else 2) + shape.hidden
-
-
-def largest_that_fits(shape: ModelShape, jobs: Sequence[Job], device_bytes: float) -> Job | None:
-    """The first of the jobs whose peak fits into a device, leaving a tenth of it to fragmentation and the libraries."""
-    return next((job for job in jobs if estimate(shape, job).peak() <= 0.9 * device_bytes), None)
