@@ -1,12 +1,13 @@
-"""Measures the peak memory of scoring tokens: `token_logprobs` against full logits, log_softmax and gather.
+"""Measures the peak memory of scoring tokens: `token_logprobs` and `AnswerScorer` against full logits.
 
     python common/scripts/measure_scoring_memory.py                      # 8 x 1024 tokens, a vocabulary of 49152
     python common/scripts/measure_scoring_memory.py --backward           # forward and backward, as training does
     python common/scripts/measure_scoring_memory.py --model FOLDER --json
 
-Without --model, a Llama of SmolLM2-135M's width and vocabulary with few layers and random weights, so that what is
-measured is the logits. Each variant runs in a process of its own. Peaks are resident memory above that after import:
-with the model, its activations and, under --backward, its gradients. Linux only (/proc).
+Full logits means the model's own forward, log_softmax and gather. Without --model, a Llama of SmolLM2-135M's width and
+vocabulary with few layers and random weights, so that what is measured is the logits. Each variant runs in a process of
+its own. Peaks are resident memory above that after import: with the model, its activations and, under --backward, its
+gradients. Linux only (/proc).
 """
 
 import argparse
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-VARIANTS = ("token_logprobs", "full_logits")
+VARIANTS = ("token_logprobs", "AnswerScorer", "full_logits")
 
 
 def main() -> None:
@@ -37,21 +38,24 @@ def main() -> None:
         return
 
     results: dict[str, Any] = {variant: run(variant) for variant in VARIANTS}
-    ours, full = (results[variant] for variant in VARIANTS)
-    results["ratio"] = ours["peak_mib"] / full["peak_mib"]
-    results["ratio_above_model"] = ours["peak_above_model_mib"] / full["peak_above_model_mib"]
-    results["mean_logprob_difference"] = ours["mean_logprob"] - full["mean_logprob"]
+    full = results["full_logits"]
+    for row in results.values():
+        row["ratio"] = row["peak_mib"] / full["peak_mib"]
+        row["ratio_above_model"] = row["peak_above_model_mib"] / full["peak_above_model_mib"]
+        row["mean_logprob_difference"] = row["mean_logprob"] - full["mean_logprob"]
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
     what = "forward and backward" if arguments.backward else "forward"
     print(f"{arguments.rows} x {arguments.tokens} tokens, {what}; peak resident memory in MiB")
-    print(f"{'':16}{'above import':>14}{'above model':>14}{'seconds':>10}")
+    print(f"{'':16}{'above import':>14}{'ratio':>8}{'above model':>14}{'ratio':>8}{'seconds':>10}{'difference':>12}")
     for variant in VARIANTS:
         row = results[variant]
-        print(f"{variant:16}{row['peak_mib']:14.0f}{row['peak_above_model_mib']:14.0f}{row['seconds']:10.1f}")
-    print(f"{'ratio':16}{results['ratio']:14.3f}{results['ratio_above_model']:14.3f}")
-    print(f"difference of the mean log-probability: {results['mean_logprob_difference']:.1e}")
+        print(
+            f"{variant:16}{row['peak_mib']:14.0f}{row['ratio']:8.3f}{row['peak_above_model_mib']:14.0f}"
+            f"{row['ratio_above_model']:8.3f}{row['seconds']:10.1f}{row['mean_logprob_difference']:12.1e}"
+        )
+    print("difference: of the mean log-probability, from that of full logits")
 
 
 def run(variant: str) -> dict[str, float]:
@@ -67,7 +71,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from thinker_common.likelihood.logprobs import token_logprobs
-    from thinker_common.models.load import load_policy
+    from thinker_common.likelihood.scorer import AnswerScorer, ScoringItem
+    from thinker_common.models.load import load_policy, load_tokenizer
 
     after_import = resident_mib("VmRSS")
     torch.manual_seed(0)
@@ -88,6 +93,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     input_ids_BT = torch.randint(model.config.vocab_size, (arguments.rows, arguments.tokens))
     attention_mask_BT = torch.ones_like(input_ids_BT)
 
+    tokenizer = load_tokenizer("embedded")
+
     # The first call verifies the model's head; it is part of no later one.
     with torch.no_grad():
         token_logprobs(model, input_ids_BT[:1, :2], attention_mask_BT[:1, :2])
@@ -96,12 +103,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     began = time.perf_counter()
     with torch.set_grad_enabled(arguments.backward):
         if arguments.variant == "token_logprobs":
-            logprobs_BK = token_logprobs(model, input_ids_BT, attention_mask_BT)
+            mean = token_logprobs(model, input_ids_BT, attention_mask_BT).mean()
+        elif arguments.variant == "AnswerScorer":
+            items = [ScoringItem(prompt=row[:1], reasoning=[], answer=row[1:]) for row in input_ids_BT.tolist()]
+            scorer = AnswerScorer(model, tokenizer)  # reads ids, so that any tokenizer will do
+            mean = torch.cat(scorer.logprobs(items)).mean()
         else:
             logits_BTV = model(input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False).logits
             logprobs_BTV = logits_BTV[:, :-1].log_softmax(-1)
-            logprobs_BK = logprobs_BTV.gather(-1, input_ids_BT[:, 1:, None]).squeeze(-1)
-        mean = logprobs_BK.mean()
+            mean = logprobs_BTV.gather(-1, input_ids_BT[:, 1:, None]).squeeze(-1).mean()
         if arguments.backward:
             mean.backward()
     seconds = time.perf_counter() - began

@@ -258,6 +258,15 @@ def test_falls_back_to_the_models_own_forward(monkeypatch):
     assert logprobs_BK.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:.*its own forward computes them")
+def test_falls_back_where_the_decoder_is_the_whole_model(models, monkeypatch):
+    model = make_model("llama")
+    monkeypatch.setattr(model, "get_decoder", lambda: model)
+    ids_BT, mask_BT = torch.tensor([[7, 3, 60, 5]]), torch.ones(1, 4)
+    expected_BK = token_logprobs(models["llama"], ids_BT, mask_BT)
+    torch.testing.assert_close(token_logprobs(model, ids_BT, mask_BT), expected_BK, atol=1e-10, rtol=0)
+
+
 def test_untrained_soft_cap_is_noticed():
     """At initialisation the logits are near 0 and a cap of 30 changes nothing; the check must see it all the same."""
     config = copy.deepcopy(CONFIGS["gemma2"])

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -36,7 +37,7 @@ from transformers import (
 from transformers.models.gemma2 import modeling_gemma2
 
 from thinker_common.likelihood import scorer as scorer_module
-from thinker_common.likelihood.prefix_tree import PackedRow, pack, tree_inputs, why_not_shared
+from thinker_common.likelihood.prefix_tree import PackedRow, can_branch, pack, tree_inputs
 from thinker_common.likelihood.scorer import AnswerScorer, ScoringItem
 
 VOCAB = 347  # the tokenizer's 341 and some more
@@ -314,7 +315,7 @@ def test_logprobs_are_the_scores_in_the_mode_the_model_is_in(models, tokenizer):
 def test_scores_of_an_untouched_gemma2_agree_in_float32(tokenizer, monkeypatch):
     monkeypatch.setattr(modeling_gemma2, "eager_attention_forward", GEMMA2_ATTENTION)
     model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS["gemma2"])).eval()
-    assert why_not_shared(model) is None
+    assert can_branch(model)
     with torch.no_grad():
         for score, item in zip(AnswerScorer(model, tokenizer).score(GROUPED), GROUPED, strict=True):
             assert score.token_logprobs == pytest.approx(brute_force(model, item).tolist(), abs=1e-5)
@@ -326,6 +327,9 @@ def test_scores_of_an_untouched_gemma2_agree_in_float32(tokenizer, monkeypatch):
 def assert_scored_apart(model: PreTrainedModel, tokenizer, message: str) -> None:
     with pytest.warns(UserWarning, match=f"prefixes that items share are computed once for each item: {message}"):
         scores = AnswerScorer(model, tokenizer).score(GROUPED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        assert AnswerScorer(model, tokenizer).score(GROUPED) == scores
     with torch.no_grad():
         for score, item in zip(scores, GROUPED, strict=True):
             assert score.token_logprobs == pytest.approx(brute_force(model, item).tolist(), abs=1e-10)
@@ -365,9 +369,8 @@ def test_a_decoder_that_takes_no_such_mask_is_noticed(tokenizer, monkeypatch):
 def test_other_attention_implementations_do_not_share():
     model = make_model(CONFIGS["llama"])
     model.config._attn_implementation = "flash_attention_2"
-    assert why_not_shared(model) == (
-        "attn_implementation='flash_attention_2' takes no mask of its own; sdpa and eager do"
-    )
+    with pytest.warns(UserWarning, match="attn_implementation='flash_attention_2' takes no mask of its own; sdpa and"):
+        assert not can_branch(model)
 
 
 def test_nothing_is_said_where_nothing_is_shared(tokenizer):
@@ -375,6 +378,33 @@ def test_nothing_is_said_where_nothing_is_shared(tokenizer):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AnswerScorer(bloom, tokenizer).score([ScoringItem([3, 4], [], [5]), ScoringItem([3, 4], [], [6])])
+
+
+@pytest.mark.filterwarnings("ignore:.*computed once for each item", "ignore:.*its own forward computes")
+def test_a_model_whose_own_forward_computes_the_logits_is_scored_apart(tokenizer):
+    """Virtual tokens of prompt tuning come into play in the whole model's forward only."""
+    base = make_model(CONFIGS["llama"])
+    model = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).double().eval()
+    with torch.no_grad():
+        for score, item in zip(AnswerScorer(model, tokenizer).score(GROUPED), GROUPED, strict=True):
+            row = [*item.prompt, *item.reasoning, *item.answer]
+            logprobs_TV = model(input_ids=torch.tensor([row])).logits[0, 3:].log_softmax(-1)
+            first = len(row) - len(item.answer)
+            expected = logprobs_TV[torch.arange(first - 1, len(row) - 1), torch.tensor(item.answer)]
+            assert score.token_logprobs == pytest.approx(expected.tolist(), abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5-v1.1"])
+def test_adapters_count_also_on_the_head(tokenizer, name):
+    targets = {"llama": ["q_proj", "lm_head"], "t5-v1.1": ["q", "lm_head"]}[name]
+    model = get_peft_model(make_model(CONFIGS[name]), LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    model = model.double().eval()
+    scores = AnswerScorer(model, tokenizer).score(GROUPED)
+    with torch.no_grad():
+        for score, item in zip(scores, GROUPED, strict=True):
+            assert score.token_logprobs == pytest.approx(brute_force(model, item).tolist(), abs=1e-10)
+    with model.disable_adapter():
+        assert AnswerScorer(model, tokenizer).score(GROUPED)[0].sum != pytest.approx(scores[0].sum, abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------- the rows

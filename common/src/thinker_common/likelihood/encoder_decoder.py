@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from .logprobs import probe_ids, verified_head
 
@@ -78,7 +79,7 @@ def _own_logits(
     model: PreTrainedModel | PeftModel, prompts: EncodedPrompts, input_ids_BT: Tensor, mask_BT: Tensor
 ) -> Tensor:
     output = model(
-        encoder_outputs=(prompts.states_PSD,),
+        encoder_outputs=BaseModelOutput(last_hidden_state=prompts.states_PSD),
         attention_mask=prompts.mask_PS,
         decoder_input_ids=input_ids_BT,
         decoder_attention_mask=mask_BT,

@@ -52,8 +52,10 @@ def described_head(model: PreTrainedModel | PeftModel) -> OutputHead | None:
     return OutputHead(projection, scale, getattr(config, "final_logit_softcapping", None))  # soft cap: Gemma
 
 
-def agrees(head: OutputHead, states: Callable[[], Tensor], own_logits: Callable[[], Tensor]) -> bool:
+def agrees(head: OutputHead, states: Callable[[], Tensor | None], own_logits: Callable[[], Tensor]) -> bool:
     """Whether `head(states())` are the logits that the model's own forward gives for the same tokens.
+
+    False also if there are no states: the decoder of some models is the whole model.
 
     The projection's output is amplified on both sides, by what brings its standard deviation in the model's own forward
     to 30: the logits of an untrained model are so small that a soft cap would not show, and it would after training.
@@ -68,7 +70,10 @@ def agrees(head: OutputHead, states: Callable[[], Tensor], own_logits: Callable[
     hook = head.projection.register_forward_hook(amplify)
     try:
         expected_BTV = own_logits()
-        logits_BTV = head(states())
+        states_BTD = states()
+        if states_BTD is None:
+            return False
+        logits_BTV = head(states_BTD)
     finally:
         hook.remove()
     if logits_BTV.shape != expected_BTV.shape:

@@ -156,7 +156,7 @@ def causal_head(model: PreTrainedModel | PeftModel) -> OutputHead | None:
     probe = causal_inputs(model, probe_BT, torch.ones_like(probe_BT))
     return verified_head(
         model,
-        states=lambda: model.get_decoder()(**probe).last_hidden_state,
+        states=lambda: model.get_decoder()(**probe).get("last_hidden_state"),
         own_logits=lambda: model(**probe).logits,
     )
 
@@ -236,7 +236,7 @@ _head_verified: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def verified_head(
-    model: PreTrainedModel | PeftModel, states: Callable[[], Tensor], own_logits: Callable[[], Tensor]
+    model: PreTrainedModel | PeftModel, states: Callable[[], Tensor | None], own_logits: Callable[[], Tensor]
 ) -> OutputHead | None:
     """The model's head as its configuration describes it, or None if that is not what its own forward computes.
 

@@ -15,7 +15,7 @@ What it costs is attention: a token of one branch is compared with those of its 
 That grows with the square of the row, so that `pack` starts a new row where it would outweigh what is saved.
 
 Who takes such a mask: decoders with position ids under the attention implementations "sdpa" and "eager". That a model
-does is verified once, on itself (`why_not_shared`). Sliding windows are respected by never packing a row wider than
+does is verified once, on itself (`can_branch`). Sliding windows are respected by never packing a row wider than
 the window (`widest_tree`).
 
 Shape legend: B rows, T columns a row.
@@ -24,6 +24,7 @@ Shape legend: B rows, T columns a row.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -110,12 +111,13 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def attention_span(model: PreTrainedModel | PeftModel) -> float:
-    """The width at which attention costs a row as much as the linear layers do: 6 D tokens.
+    """The width at which attention costs a row as much time as the linear layers do: 3 D tokens.
 
-    A layer has about 12 D^2 weights, 24 D^2 operations a token; comparing a token with T others and averaging their
-    values takes 4 D T.
+    By operations it would be 6 D: a layer has about 12 D^2 weights, 24 D^2 operations a token, and comparing a token
+    with T others and averaging their values takes 4 D T. But attention with a mask runs at about half the speed of
+    large matrix products (measured in docs/results/scoring-throughput.md).
     """
-    return 6 * model.config.get_text_config().hidden_size
+    return 3 * model.config.get_text_config().hidden_size
 
 
 def widest_tree(model: PreTrainedModel | PeftModel) -> float:
@@ -159,19 +161,23 @@ def tree_inputs(model: PreTrainedModel | PeftModel, rows: Sequence[PackedRow]) -
     }
 
 
-# Why a model cannot share prefixes, or None if it can.
-_verified: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+# Why a model's decoder cannot work on rows that branch, or None if it can.
+_obstacle: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
-def why_not_shared(model: PreTrainedModel | PeftModel) -> str | None:
-    """Why the model's decoder cannot work on rows that branch; None if it can. Found out once per model."""
-    if model not in _verified:
+def can_branch(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether the model's decoder can work on rows that branch. Found out once per model; a warning says why not."""
+    if model not in _obstacle:
         with evaluation_mode(model), torch.no_grad():  # dropout would make two forwards differ
-            _verified[model] = _find_out(model)
-    return _verified[model]
+            _obstacle[model] = _find_obstacle(model)
+        if _obstacle[model] is not None:
+            warnings.warn(
+                f"prefixes that items share are computed once for each item: {_obstacle[model]}", stacklevel=2
+            )
+    return _obstacle[model] is None
 
 
-def _find_out(model: PreTrainedModel | PeftModel) -> str | None:
+def _find_obstacle(model: PreTrainedModel | PeftModel) -> str | None:
     implementation = model.config.get_text_config()._attn_implementation
     if implementation not in ("sdpa", "eager"):
         return f"attn_implementation={implementation!r} takes no mask of its own; sdpa and eager do"

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from .batching import token_budget_batches
 from .boundary import encode_answer, encode_mid_text, encode_output_start, encode_start
 from .encoder_decoder import decoder_states, encode_prompts
 from .logprobs import causal_inputs, evaluation_mode, predicting_states
-from .prefix_tree import PackedRow, attention_span, pack, tree_inputs, why_not_shared, widest_tree
+from .prefix_tree import PackedRow, attention_span, can_branch, pack, tree_inputs, widest_tree
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -280,8 +279,7 @@ class AnswerScorer:
         sequences = {i: row.read_ids for i, row in enumerate(rows)}
         widest = min(self._max_tokens_per_batch, widest_tree(self._model))
         packed = pack(sequences, widest=widest, attention_span=attention_span(self._model))
-        if any(row.branches for row in packed) and (reason := why_not_shared(self._model)) is not None:
-            warnings.warn(f"prefixes that items share are computed once for each item: {reason}", stacklevel=4)
+        if any(row.branches for row in packed) and not can_branch(self._model):
             packed = pack(sequences)
         return packed
 
