@@ -1,6 +1,8 @@
-"""The command line says what the package has, and does no more."""
+"""The command line says what the package has."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -14,11 +16,19 @@ def ended(capsys, *arguments):
     return caught.value.code, captured.out, captured.err
 
 
-def test_help_says_what_is_missing_and_names_no_verb_of_the_method(capsys):
+def test_help_names_the_verbs(capsys):
     code, text, _ = ended(capsys, "--help")
     assert code == 0
-    assert "not implemented yet" in " ".join(text.split())
-    assert [line.split()[0] for line in text.partition("Commands:\n")[2].splitlines()] == ["doctor"]
+    verbs = {line.split()[0] for line in text.partition("Commands:\n")[2].splitlines()}
+    assert {"data", "doctor"} <= verbs
+    _, text, _ = ended(capsys, "data", "--help")
+    assert {"split", "teach", "build", "preview"} <= set(text.partition("Commands:\n")[2].split())
+
+
+@pytest.mark.parametrize("verb", ["split", "teach", "build", "preview"])
+def test_each_verb_of_data_has_examples(capsys, verb):
+    code, text, _ = ended(capsys, "data", verb, "--help")
+    assert code == 0 and f"tinythinker data {verb} " in text.partition("Examples:")[2]
 
 
 def test_version_and_doctor(capsys):
@@ -27,7 +37,7 @@ def test_version_and_doctor(capsys):
     assert set(json.loads(text)["distributions"]) == {"tinythinker", "thinker-common"}
 
 
-def test_training_is_no_verb(capsys):
-    code, _, err = ended(capsys, "train")
-    assert code == 2
-    assert err.startswith("error: No such command 'train'.")
+def test_help_imports_neither_torch_nor_an_http_client():
+    code = "import sys, tinythinker.cli; print([m for m in ('torch', 'transformers', 'datasets', 'httpx2') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"

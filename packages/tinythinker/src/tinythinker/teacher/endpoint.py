@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,7 +53,7 @@ class Endpoint:
     """A client that threads may share. Close it, or use it in a `with`."""
 
     def __init__(self, settings: TeacherSettings) -> None:
-        """UserError if the variable that should hold the key is empty."""
+        """UserError if the variable that should hold the key holds none."""
         self._settings = settings
         self._key = ""
         if settings.api_key_env is not None:
@@ -62,16 +63,18 @@ class Endpoint:
                     f"the environment variable {settings.api_key_env} holds no key: set it, or say "
                     "teacher.api_key_env=null for a server that needs none"
                 )
+            if not re.fullmatch(r"[!-~]+", self._key):
+                # Checked here, since the error of the HTTP library would show the header.
+                raise UserError(
+                    f"the key in {settings.api_key_env} holds a space, a line break or a letter beyond ASCII"
+                )
         self._pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         self._stop = threading.Event()
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
         self._choices_at_once: int | None = None  # 1 where the server refuses to give several
         limits = httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
-        try:
-            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-            self._client = httpx2.Client(timeout=settings.timeout, limits=limits, headers=headers)
-        except (UnicodeEncodeError, ValueError):
-            raise UserError(f"the key in {settings.api_key_env} holds characters that no key has") from None
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._client = httpx2.Client(timeout=settings.timeout, limits=limits, headers=headers)
 
     def stop(self) -> None:
         """Requests that wait are given up; those on their way come to their end."""
