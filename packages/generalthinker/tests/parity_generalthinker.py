@@ -17,7 +17,6 @@ from typing import Any
 import deepspeed
 import torch
 import yaml
-from deepspeed.utils import safe_get_full_optimizer_state
 from safetensors.torch import save_file
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
@@ -81,21 +80,29 @@ class ReplayTrainer(GeneralThinkerTrainer):
 
 
 class FirstGradient(TrainerCallback):
-    """Adam's first moment after the first step, (1 - beta1) times the gradient, which every engine keeps."""
+    """The gradient of the first step, of each parameter, as the mean over the ranks of what autograd gave."""
 
-    def __init__(self, layout: Any) -> None:
-        self.sharded = layout.zero is not None
-        self.moments: dict[str, torch.Tensor] = {}
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self._hooks: list[Any] = []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **kwargs: Any) -> None:
-        if state.global_step > 1:
-            return
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         for name, parameter in getattr(model, "module", model).named_parameters():
-            if self.sharded:
-                moment = safe_get_full_optimizer_state(parameter, "exp_avg")
-            else:
-                moment = optimizer.optimizer.state[parameter]["exp_avg"]
-            self.moments[name] = moment.detach().clone()
+            self._hooks.append(parameter.register_hook(lambda gradient, name=name: self._add(name, gradient)))
+
+    def _add(self, name: str, gradient: torch.Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0) + gradient.detach().clone()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._hooks:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        for name in sorted(self.sums):
+            if args.world_size > 1:
+                torch.distributed.all_reduce(self.sums[name])
+            self.sums[name] /= args.world_size
 
 
 def main(layout_json: str, folder: str, *options: str) -> None:
@@ -106,7 +113,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     args = GRPOConfig(
         **{
             **TRAINING_DEFAULTS,
-            **parity.training_arguments(layout, Path(folder) / "trainer"),
+            **parity.training_arguments(layout, Path(folder) / "trainer", hidden_size=192),
             "num_generations": GROUP,
             "max_completion_length": 64,
             "beta": 0.05,
@@ -126,7 +133,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
         problems=graded_problems(PROBLEMS, rows),
     )
     trainer.remove_callback(PrinterCallback)
-    first = FirstGradient(layout)
+    first = FirstGradient()
     trainer.add_callback(first)
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
@@ -138,7 +145,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     seen = [{key: value for part in parts for key, value in part.items()} for parts in zip(*gathered, strict=True)]
     if args.process_index == 0:
         parity.record(Path(folder), history, weights, engine=type(trainer.model_wrapped).__name__, seen=seen)
-        save_file(first.moments, Path(folder) / "first_gradient.safetensors")
+        save_file(first.sums, Path(folder) / "first_gradient.safetensors")
 
 
 if __name__ == "__main__":

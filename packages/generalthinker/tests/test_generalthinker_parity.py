@@ -26,7 +26,8 @@ _spec.loader.exec_module(parity)
 
 # A spread of each kind; the other layouts of the table are in `nox -s slow`.
 QUICK = ("accumulation 1x8", "2 ranks, DDP", "2 ranks, ZeRO-3")
-SLOW = tuple(name for name in parity.LAYOUTS if name not in (parity.REFERENCE, *QUICK))
+LAYOUTS = {**parity.LAYOUTS, **parity.MORE_LAYOUTS}
+SLOW = tuple(name for name in LAYOUTS if name not in (parity.REFERENCE, *QUICK, "4 ranks, ZeRO-3"))  # groups of 4
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is for Linux"),
@@ -78,11 +79,11 @@ LIMITS = {"advantages": 1e-5, "rewards": 1e-5, "grad_norm": 1e-4, "first_gradien
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_the_same_training(name: str, reference: Path, tmp_path: Path) -> None:
-    parity.run(WORKER, parity.LAYOUTS[name], tmp_path)
+    parity.run(WORKER, LAYOUTS[name], tmp_path)
     found = compare(tmp_path, reference)
     assert {what: value for what, value in found.items() if value > LIMITS[what]} == {}
     engine = json.loads((tmp_path / "record.json").read_text())["engine"]
-    layout = parity.LAYOUTS[name]
+    layout = LAYOUTS[name]
     wanted = "DeepSpeedEngine" if layout.zero is not None else "DistributedDataParallel" if layout.ranks > 1 else None
     assert wanted is None or engine == wanted
 
