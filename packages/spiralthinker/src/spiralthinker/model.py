@@ -34,6 +34,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
@@ -153,6 +154,8 @@ class SpiralThinkerModel(nn.Module):
             base.resize_token_embeddings(len(tokenizer))
         hidden_size = base.config.get_text_config().hidden_size
         adapter = LatentAdapter(hidden_size, settings.adapter_width or hidden_size, target_rms)
+        if base.generation_config is not None:  # for whoever generates without this package
+            base.generation_config.suppress_tokens = [markers.latent, markers.eol]
         return cls(_with_parts(base, adapter.to(base.device), markers, lora), tokenizer, settings)
 
     @classmethod
@@ -353,9 +356,60 @@ class SpiralThinkerModel(nn.Module):
         sums = [checkpoint(nll, states_CD, targets_C, use_reentrant=False) for states_CD, targets_C in chunks]
         return torch.stack(sums).sum()
 
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        max_new_tokens: int = 256,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        num_return_sequences: int = 1,
+        seed: int = 0,
+        iterations: int | None = None,
+        decoding: Schedule | None = None,
+        max_tokens_per_batch: int = 8192,
+    ) -> Tensor:
+        """Responses with their latent steps, as transformers' `generate` returns them.
+
+        Args:
+            input_ids: prompts, (B, T), padded on whichever side `attention_mask` says.
+            temperature, top_p, top_k: of sampling, with `do_sample`; top_k 0 is the whole vocabulary.
+            iterations, decoding: K and the schedule, if they are to be others than the model's own.
+
+        Returns:
+            (B * num_return_sequences, T + longest response): the prompts as they came, then responses with their
+            end-of-sequence token, padded on the right.
+        """
+        from .generation import LatentGenerator
+
+        generator = LatentGenerator(
+            self,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature if do_sample else 0.0,
+            top_p=top_p,
+            top_k=top_k,
+            iterations=iterations,
+            decoding=decoding,
+            max_tokens_per_batch=max_tokens_per_batch,
+            seed=seed,
+        )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        prompts = [row[real.bool()].tolist() for row, real in zip(input_ids, mask, strict=True)]
+        eos = self.tokenizer.eos_token_id
+        sequences = [
+            torch.tensor([*row, *response.token_ids, *([] if response.truncated else [eos])])
+            for row, responses in zip(input_ids.tolist(), generator.sample(prompts, num_return_sequences), strict=True)
+            for response in responses
+        ]
+        padded = pad_sequence(sequences, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        return padded.to(input_ids.device)
+
 
 class Reader:
-    """`iteration.Read` on a model. Counts `token_passes`: real tokens, summed over the readings."""
+    """`iteration.Read` on a model; it counts what it reads."""
 
     def __init__(self, base: PreTrainedModel | PeftModel, mask_BT: Tensor, *, checkpointed: bool = False) -> None:
         self._decoder: Callable[..., Any] = base.get_decoder()
@@ -363,8 +417,13 @@ class Reader:
         self._checkpointed = checkpointed
         self._mask_BT = mask_BT
         self._positions_BT = (mask_BT.long().cumsum(-1) - 1).clamp(min=0)
-        self._real_T = mask_BT.sum(0).tolist()
-        self.token_passes = 0
+        self._real_T = mask_BT.sum(0)
+        self._passes: list[Tensor] = []
+
+    @property
+    def token_passes(self) -> int:
+        """Real tokens, summed over the readings so far."""
+        return int(torch.stack(self._passes).sum()) if self._passes else 0
 
     def __call__(
         self, embeds_BSD: Tensor, past: Past | None, *, keep: Sequence[int] = (), final: bool = False
@@ -377,7 +436,7 @@ class Reader:
                 "the model's activation checkpointing is on, with which transformers drops the keys and values of a "
                 "prefix: turn it off (model.activation_checkpointing_disable()) and set checkpoint_segments = True"
             )
-        self.token_passes += sum(self._real_T[begin:end])
+        self._passes.append(self._real_T[begin:end].sum())
         layers = () if past is None else past.layers
         arguments = (embeds_BSD, begin, end, tuple(keep), cached, *(tensor for layer in layers for tensor in layer))
         if self._checkpointed and torch.is_grad_enabled():
