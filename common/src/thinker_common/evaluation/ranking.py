@@ -16,6 +16,7 @@ these texts whatever the form. If t options share the highest score, one of them
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -227,7 +228,7 @@ def _result(
         accuracy_per_token=per_token.value,
         accuracy_per_token_standard_error=per_token.standard_error,
         tied_per_token=sum(row["tied_per_token"] for row in rows),
-        chance=sum(1 / count for count in options) / len(options),
+        chance=math.fsum(1 / count for count in options) / len(options),
         answer_loglik=loglik.value,
         answer_loglik_standard_error=loglik.standard_error,
         groups=group_accuracies(problems, {row["id"]: row["correct"] for row in rows}),
