@@ -1,4 +1,4 @@
-"""TinyThinker (arXiv 2412.08024): distilled reasoning. The method is not in the package yet."""
+"""TinyThinker (arXiv 2412.08024): distilling reasoning into small models: recall, analyze, summarize, reflect."""
 
 from ._version import __version__
 

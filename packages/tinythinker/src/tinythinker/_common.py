@@ -25,7 +25,6 @@ _LAZY = {
     "Problem": "benchmarks.problem:Problem",
     "benchmark_module": "benchmarks:benchmark_module",
     "boundary": "likelihood.boundary",
-    "by_problem": "evaluation.generations:by_problem",
     "chat": "models.chat",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_config": "models.load:load_config",
@@ -36,7 +35,6 @@ _LAZY = {
     "progress_bar": "evaluation.progress:progress_bar",
     "read_bytes": "benchmarks.jsonl:read_bytes",
     "read_generations": "evaluation.generations:read_generations",
-    "sections": "training.sections",
     "write_atomic": "training.run_folder:write_atomic",
 }
 
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.generate import Generation as Generation
     from thinker_common.evaluation.generate import Generator as Generator
     from thinker_common.evaluation.generations import GenerationsFile as GenerationsFile
-    from thinker_common.evaluation.generations import by_problem as by_problem
     from thinker_common.evaluation.generations import read_generations as read_generations
     from thinker_common.evaluation.progress import progress_bar as progress_bar
     from thinker_common.likelihood import boundary as boundary
@@ -58,7 +55,6 @@ if TYPE_CHECKING:
     from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
-    from thinker_common.training import sections as sections
     from thinker_common.training.batches import FILLER as FILLER
     from thinker_common.training.run_folder import write_atomic as write_atomic
     from thinker_common.training.settings import load_settings as load_settings

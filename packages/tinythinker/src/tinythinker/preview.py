@@ -35,4 +35,4 @@ def student(model: str) -> tuple[PreTrainedTokenizerBase, bool]:
 def encoded(row: StageRow, tokenizer: PreTrainedTokenizerBase, *, encoder_decoder: bool, chat_template: str) -> Tokens:
     prompt = prompt_ids(tokenizer, row.prompt(), encoder_decoder=encoder_decoder, chat_template=chat_template)
     target = target_ids(tokenizer, row.target, encoder_decoder=encoder_decoder)
-    return Tokens([tokenizer.decode([i]) for i in prompt], [tokenizer.decode([i]) for i in target])
+    return Tokens([str(tokenizer.decode([i])) for i in prompt], [str(tokenizer.decode([i])) for i in target])

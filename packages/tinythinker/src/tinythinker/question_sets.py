@@ -21,6 +21,7 @@ from .config import DataSettings
 from .questions import LETTERS, Explanation, Question, fingerprint, plain, repeated_options
 
 SPLITS = ("train", "valid", "test")
+YES_NO = ("yes", "no")
 CSQA_VALID = 1_221  # as many as the official dev questions
 FILE_FIELDS = ("question", "options", "answer", "id", "facts", "knowledge", "reasons")
 
@@ -89,7 +90,8 @@ def _from_benchmark(data: DataSettings, name: str, split: str, options: Mapping[
 def question_of(problem: Problem) -> Question:
     """A problem of the base with options, or with a yes-or-no answer. A generated one brings its exact explanation."""
     if problem.kind == "bool":
-        options, gold = ("yes", "no"), ("yes", "no").index(problem.answer)
+        options: tuple[str, ...] = YES_NO
+        gold = YES_NO.index(problem.answer)
     else:
         assert problem.kind == "mcq", problem.id
         options, gold = problem.options, LETTERS.index(problem.answer)

@@ -91,8 +91,7 @@ def teach(
         with Endpoint(settings) as endpoint, GenerationsFile(path, header) as file:
             _ask_endpoint(endpoint, missing, settings, file)
     else:
-        with GenerationsFile(path, header) as file:
-            _ask_model(missing, settings, file)
+        _ask_model(missing, settings, path, header)
 
 
 # ------------------------------------------------------------------------------------------------------------- endpoint
@@ -156,7 +155,7 @@ def _ask(endpoint: Endpoint, settings: TeacherSettings, question: Question, numb
 # ---------------------------------------------------------------------------------------------------------------- model
 
 
-def _ask_model(missing: Missing, settings: TeacherSettings, file: GenerationsFile) -> None:
+def _ask_model(missing: Missing, settings: TeacherSettings, path: Path, header: dict[str, Any]) -> None:
     import torch
 
     from .._common import Generation, Generator, load_policy, load_tokenizer
@@ -176,7 +175,8 @@ def _ask_model(missing: Missing, settings: TeacherSettings, file: GenerationsFil
         chat.render_prompt(tokenizer, teacher_prompt(question, settings.shots), chat_template=settings.chat_template)
         for question, _ in missing
     ]
-    with progress_bar("generating") as update:
+    generator.check_lengths(prompts)  # before anything is written
+    with GenerationsFile(path, header) as file, progress_bar("generating") as update:
         done = 0
 
         def keep(indices: Sequence[int], responses: Sequence[list[Generation]]) -> None:
@@ -186,7 +186,7 @@ def _ask_model(missing: Missing, settings: TeacherSettings, file: GenerationsFil
                 question, numbers = missing[index]
                 for number in numbers:
                     reason = "length" if replies[number].truncated else "stop"
-                    text = tokenizer.decode(replies[number].token_ids, skip_special_tokens=True)
+                    text = tokenizer.decode(list(replies[number].token_ids), skip_special_tokens=True)
                     rows.append({"id": question.id, "sample": number, "reply": text, "finish_reason": reason})
             file.append(rows)
             done += len(indices)

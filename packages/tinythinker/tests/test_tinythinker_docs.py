@@ -1,0 +1,55 @@
+"""The commands that README and the page on data print: each runs as printed, save for those that ask an endpoint."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tinythinker import _common, cli
+
+HOUSE = Path(__file__).parents[3]
+README = HOUSE / "packages/tinythinker/README.md"
+PAGE = HOUSE / "docs/tinythinker-data.md"
+
+
+def commands(path):
+    return re.findall(r"^    tinythinker (.+?)(?:  +#.*)?$", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def asks_an_endpoint(command):
+    return command.startswith("data teach") and "teacher.kind" not in command and "--dry-run" not in command
+
+
+@pytest.mark.parametrize("path", [README, PAGE], ids=["README", "page"])
+def test_the_commands_run_as_printed(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^    (\{.+\})$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    question, reply = (json.loads(example) for example in examples)
+    Path("mine.jsonl").write_text(json.dumps(question) + "\n")
+    Path("recorded.jsonl").write_text(json.dumps({**reply, "reply": reply["reply"].replace("...", "x")}) + "\n")
+    data = os.environ.get("THINKER_DATA_DIR")
+    ran = 0
+    for command in commands(path):
+        if asks_an_endpoint(command) or (" DIR " in command and not data):
+            continue
+        arguments = [data if argument == "DIR" else argument for argument in shlex.split(command)]
+        with pytest.raises(SystemExit) as caught:
+            _common.run(cli.app, arguments)
+        assert caught.value.code == 0, (command, capsys.readouterr().err)
+        ran += 1
+    assert ran >= 4
+
+
+def test_the_commands_that_ask_an_endpoint_are_accepted(tmp_path, monkeypatch, capsys):
+    """With `--dry-run`, and on the embedded questions where the data set is not at hand."""
+    monkeypatch.chdir(tmp_path)
+    asking = [command for command in commands(PAGE) if asks_an_endpoint(command)]
+    assert len(asking) == 2
+    for command in asking:
+        command = re.sub(r"--benchmark \w+( --data-dir DIR)?", "--benchmark facts --limit 2", command)
+        with pytest.raises(SystemExit) as caught:
+            _common.run(cli.app, [*shlex.split(command), "--dry-run"])
+        assert caught.value.code == 0, capsys.readouterr().err
