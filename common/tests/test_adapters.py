@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftModelForSeq2SeqLM
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from thinker_common.errors import SettingsError, UserError
 from thinker_common.models.adapters import add_lora, merge_and_export
@@ -76,6 +76,25 @@ def test_export_of_a_model_without_adapter(tmp_path, tokenizers):
 def test_targets_that_do_not_exist():
     with pytest.raises(SettingsError, match=r"lora.target_modules = \['query'\]: Target modules .* not found"):
         add_lora(make_model(), Lora(target_modules=["query"]))
+
+
+def test_one_adapter_at_a_time():
+    with pytest.raises(SettingsError, match="lora: the model has an adapter already; merge it first"):
+        add_lora(add_lora(make_model(), Lora()), Lora())
+
+
+def test_an_encoder_decoder_model_takes_an_adapter():
+    config = T5Config(
+        vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(config).eval()
+    expected = model(IDS, decoder_input_ids=IDS).logits
+    adapted = add_lora(model, Lora(target_modules=["q", "v"]))
+    assert isinstance(adapted, PeftModelForSeq2SeqLM)
+    torch.testing.assert_close(adapted.eval()(IDS, decoder_input_ids=IDS).logits, expected)
+    assert not torch.equal(trained(adapted)(IDS, decoder_input_ids=IDS).logits, expected)
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])

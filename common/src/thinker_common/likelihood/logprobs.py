@@ -25,7 +25,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 from weakref import WeakKeyDictionary
 
 import torch
@@ -132,7 +132,7 @@ def token_logprobs(
 
 
 def predicting_states(
-    model: PreTrainedModel | PeftModel, inputs: Mapping[str, Tensor | bool], first: int
+    model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any], first: int
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """The last hidden states of the columns from `first` on, and the function from such states to logits.
 
@@ -206,13 +206,13 @@ def _scatter(chunks: list[Tensor], wanted_BK: Tensor) -> Tensor:
 
 def causal_inputs(
     model: PreTrainedModel | PeftModel, input_ids_BT: Tensor, attention_mask_BT: Tensor
-) -> dict[str, Tensor | bool]:
+) -> dict[str, Any]:
     """Keyword arguments for a causal model or its decoder: position ids are counted over the real tokens.
 
     Raises:
         ValueError: left padding for a model that takes no position ids.
     """
-    inputs: dict[str, Tensor | bool] = {
+    inputs: dict[str, Any] = {
         "input_ids": input_ids_BT,
         "attention_mask": attention_mask_BT,
         "use_cache": False,

@@ -27,7 +27,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -134,7 +134,7 @@ def widest_tree(model: PreTrainedModel | PeftModel) -> float:
     return min((window for window in windows if isinstance(window, int)), default=math.inf)
 
 
-def tree_inputs(model: PreTrainedModel | PeftModel, rows: Sequence[PackedRow]) -> dict[str, Tensor | bool]:
+def tree_inputs(model: PreTrainedModel | PeftModel, rows: Sequence[PackedRow]) -> dict[str, Any]:
     """Keyword arguments for a causal model or its decoder: rows in which tokens see their ancestors only.
 
     They are padded on the right; padding sees itself, so that nothing attends to nothing.

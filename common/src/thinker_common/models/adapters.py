@@ -28,13 +28,17 @@ class LoraOptions(Protocol):
     target_modules: list[str] | str
 
 
-def add_lora(model: PreTrainedModel, lora: LoraOptions) -> PeftModel:
+def add_lora(model: PreTrainedModel | PeftModel, lora: LoraOptions) -> PeftModel:
     """The model with a fresh adapter, which changes nothing yet and alone is trainable. `model` itself is changed.
 
     Raises:
-        SettingsError: target modules that the model does not have, or that share their weights with another module:
-            merged, the adapter of one would change the other as well.
+        SettingsError: a model that has an adapter already; target modules that the model does not have, or that share
+            their weights with another module: merged, the adapter of one would change the other as well.
     """
+    if isinstance(model, PeftModel):
+        raise SettingsError(
+            "lora: the model has an adapter already; merge it first (`thinker export`), or leave lora out"
+        )
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides it by r, any number does
