@@ -48,9 +48,13 @@ class Rollouts(SupervisedTrainer):
     def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return super().compute_loss(*args, **kwargs) * self.factor
 
-    def rank_state(self) -> dict[str, Any]:
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Written by every rank, behind the weights and the optimiser."""
         if self.killed and self.state.global_step == STOP and ranks.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        super()._save_rng_state(output_dir)
+
+    def rank_state(self) -> dict[str, Any]:
         return {} if self.state.global_step % 3 == 0 else {"factor": self.factor}
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
@@ -81,6 +85,26 @@ def weights(made: Any) -> dict[str, torch.Tensor]:
     return made.accelerator.get_state_dict(made.model_wrapped)
 
 
+def steps_not_finite(path: Path, zero: str) -> dict[str, Any]:
+    """What a run does that skips them, and one that stops at them."""
+    skipping = trainer(path / "skip", zero, Overflowing, save_strategy="no", nonfinite="skip")
+    skipping.train()
+    stopping = trainer(path / "stop", zero, Overflowing, save_strategy="no")
+    try:
+        stopping.train()
+        raise AssertionError("a loss that is not a number was trained on")
+    except UserError as error:
+        message = str(error)
+    return {
+        "message": message.partition(";")[0].rpartition(" is ")[0],
+        "finite": all(
+            bool(tensor.isfinite().all()) for made in (skipping, stopping) for tensor in weights(made).values()
+        ),
+        "steps": [skipping.state.global_step, stopping.state.global_step],
+        "batches": sorted(file.name for name in ("skip", "stop") for file in (path / name / "nonfinite").iterdir()),
+    }
+
+
 def main(folder: str, zero: str, *options: str) -> None:
     path = Path(folder)
     if "kill" in options:
@@ -105,22 +129,7 @@ def main(folder: str, zero: str, *options: str) -> None:
     resumed.train(resume_from_checkpoint=point.checkpoint.path)
     found = weights(resumed)
 
-    skipping = trainer(path / "skip", zero, Overflowing, save_strategy="no", nonfinite="skip")
-    skipping.train()
-    stopping = trainer(path / "stop", zero, Overflowing, save_strategy="no")
-    try:
-        stopping.train()
-        raise AssertionError("a loss that is not a number was trained on")
-    except UserError as error:
-        message = str(error)
-    not_finite = {
-        "message": message.partition(";")[0].rpartition(" is ")[0],
-        "finite": all(
-            bool(tensor.isfinite().all()) for made in (skipping, stopping) for tensor in weights(made).values()
-        ),
-        "steps": [skipping.state.global_step, stopping.state.global_step],
-        "batches": sorted(file.name for name in ("skip", "stop") for file in (path / name / "nonfinite").iterdir()),
-    }
+    not_finite = {} if zero == "0" else steps_not_finite(path, zero)  # ZeRO-0 cannot leave a step out
     if ranks.is_main():
         logs = [
             [(row["step"], row["loss"]) for row in made.state.log_history if "loss" in row] for made in (whole, resumed)

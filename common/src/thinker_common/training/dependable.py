@@ -16,8 +16,8 @@ signature.
 
 import math
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
 from ..distributed import ranks
 from ..distributed.phases import phase
@@ -111,6 +112,7 @@ class DependableMixin(Trainer):
                     resume_from_checkpoint=None if self._resumed_path is None else str(self._resumed_path), **kwargs
                 )
             except _NothingLeft:
+                self.is_in_train = False
                 output = TrainOutput(self.state.global_step, 0.0, {})
         if self.stop_requested():
             stopped = SavedAndStopped(self._signals.received or "another rank's signal", str(self._last_good))
@@ -163,57 +165,63 @@ class DependableMixin(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """transformers and TRL write their files beside; then all ranks seal them, and rank 0 puts them in place."""
         step = self.state.global_step
-        if self._last_good is not None and self._last_good.name == checkpoints.name_of(step):
+        name = checkpoints.name_of(step)
+        if self._last_good is not None and self._last_good.name == name:
             return  # asked for twice, as at the end of an epoch
-        with phase(f"save checkpoint {step}", patient=True):
+        with phase(f"save {name}", patient=True):
             own = self.rank_state()
-            rank_bound = ranks.any_rank(bool(own))
             self._on_main(lambda: checkpoints.begin(self._folder), "begin a checkpoint")
-            partial = self._folder / checkpoints.PARTIAL
-            inside = partial / checkpoints.name_of(step)
-
-            def write() -> None:
-                self._staging = partial
-                try:
-                    super(DependableMixin, self)._save_checkpoint(model, trial)
-                finally:
-                    self._staging = None
-                torch.save({"progress": self._progress(), "own": own}, inside / _rank_file(ranks.rank()))
-
-            if self.is_deepspeed_enabled:
-                # It waits for all ranks inside: a rank that cannot write has to end, and the launcher ends the others.
-                try:
-                    write()
-                except Exception as error:
-                    raise self._not_saved(error, f"write {inside.name}") from error
-            else:
-                self._together(write, f"write {inside.name}")
-            ranks.barrier(f"write {inside.name}")
-
-            names = ranks.from_main(checkpoints.content_names(inside) if ranks.is_main() else [], "list the files")
-
-            def seal() -> dict[str, checkpoints.FileRecord]:
-                if self.args.local_process_index == 0:
-                    checkpoints.sync_content(inside)  # a host knows only what was written on it
-                return checkpoints.record_files(inside, ranks.shard(names))
-
-            records = ranks.gather(self._together(seal, f"sync {inside.name}"), "hashes")
+            self._write(model, trial, own)
             manifest = Manifest(
                 step=step,
                 ranks=ranks.world_size(),
                 engine=self._engine(),
                 examples_per_step=self._examples_per_step(),
-                rank_bound=rank_bound,
+                rank_bound=ranks.any_rank(bool(own)),
                 settings=self._identity.settings,
                 data=self._identity.data,
-                files=dict(sorted((name, record) for part in records for name, record in part.items())),
+                files=self._seal(self._folder / checkpoints.PARTIAL / name),
             )
-            self._on_main(lambda: checkpoints.commit(self._folder, manifest), f"put {inside.name} in its place")
-            self._last_good = self._folder / inside.name
-            if self.args.save_total_limit:
-                self._on_main(
-                    lambda: checkpoints.prune(self._folder, self.args.save_total_limit), "remove old checkpoints"
-                )
+            self._on_main(lambda: checkpoints.commit(self._folder, manifest), f"put {name} in its place")
+            self._last_good = self._folder / name
+            if limit := self.args.save_total_limit:
+                self._on_main(lambda: checkpoints.prune(self._folder, limit), "remove old checkpoints")
+
+    def _write(self, model: torch.nn.Module, trial: Any, own: dict[str, Any]) -> None:
+        """Every rank's files, into `.partial`."""
+        name = checkpoints.name_of(self.state.global_step)
+        partial = self._folder / checkpoints.PARTIAL
+
+        def write() -> None:
+            self._staging = partial
+            try:
+                with _no_progress_bar():
+                    super(DependableMixin, self)._save_checkpoint(model, trial)
+            finally:
+                self._staging = None
+            torch.save({"progress": self._progress(), "own": own}, partial / name / _rank_file(ranks.rank()))
+
+        if not self.is_deepspeed_enabled:
+            self._together(write, f"write {name}")
+            return
+        # It waits for all ranks inside: a rank that cannot write has to end, and the launcher ends the others.
+        try:
+            write()
+        except Exception as error:
+            raise self._not_saved(error, f"write {name}") from error
+        ranks.barrier(f"write {name}")
+
+    def _seal(self, inside: Path) -> dict[str, checkpoints.FileRecord]:
+        """Brings all files to the disk, and returns size and hash of each; the ranks share the hashing."""
+        names = ranks.from_main(checkpoints.content_names(inside) if ranks.is_main() else [], "list the files")
+
+        def sync_and_hash() -> dict[str, checkpoints.FileRecord]:
+            if self.args.local_process_index == 0:
+                checkpoints.sync_content(inside)  # a host can bring to the disk only what was written on it
+            return checkpoints.record_files(inside, ranks.shard(names))
+
+        parts = ranks.gather(self._together(sync_and_hash, f"sync {inside.name}"), "hashes")
+        return {name: part[name] for name in names for part in parts if name in part}
 
     def _on_main(self, action: Callable[[], Any], what: str) -> None:
         self._together(action if ranks.is_main() else lambda: None, what)
@@ -276,8 +284,11 @@ class DependableMixin(Trainer):
                     f"{path} holds what each of {manifest.ranks} ranks was in the middle of, and this run has "
                     f"{ranks.world_size()}: go on with --gpus {manifest.ranks}, or from a checkpoint between rollouts"
                 )
-            if manifest.engine != "plain":
-                raise UserError(f"{path} is of {manifest.ranks} ranks and this run has {ranks.world_size()}")
+            if manifest.engine not in ("plain", "zero-0") and not manifest.universal:
+                raise UserError(
+                    f"{path} is of {manifest.ranks} ranks and this run has {ranks.world_size()}: convert it with "
+                    f"`python -m {__package__}.universal {path} NEW_FOLDER` and resume from NEW_FOLDER/{path.name}"
+                )
         changes = check_unchanged(manifest, self._identity)
         if changes and not self._allow_changes:
             raise UserError(f"{path} is of another run: {'; '.join(changes)}. Undo the change, or allow it")
@@ -378,6 +389,18 @@ def choose_together(folder: Path, resume: str) -> ResumePoint:
         raise answer
     assert answer is not None
     return answer
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws one for every weights file that it writes, into log files as well."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _rank_file(rank: int) -> str:

@@ -41,4 +41,4 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         if number == signal.SIGINT:
-            signal.signal(number, self._before[number])
+            signal.signal(number, self._before[signal.SIGINT])
