@@ -46,14 +46,17 @@ def now(number=signal.SIGKILL):
 
 class Fault(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step != 2 or ranks.rank() != 1:
+        if state.global_step != 2:
+            return
+        if ranks.rank() == 0:
+            if fault == "killed in a collective":
+                time.sleep(3600)  # so that rank 1 is inside the collective when its timer goes off
             return
         if fault == "killed in the forward pass":
             next(model.model.layers[0].modules()).register_forward_pre_hook(lambda *_: now())
         elif fault == "killed in the backward pass":
             trainer.model.model.norm.register_full_backward_hook(lambda *_: now())
         elif fault == "killed in a collective":
-            # Rank 0 never comes: rank 1 is inside the all-reduce when the timer goes off.
             threading.Timer(2.0, now).start()
             torch.distributed.all_reduce(torch.ones(1))
         elif fault == "sleeps":
@@ -62,9 +65,6 @@ class Fault(TrainerCallback):
             time.sleep(3600)
         elif fault == "stopped":
             now(signal.SIGSTOP)
-    def on_step_end(self, args, state, control, **kwargs):
-        if fault == "killed in a collective" and state.global_step == 2 and ranks.rank() == 0:
-            time.sleep(3600)
 
 arguments = TrainingArguments(
     output_dir=f"{folder}/output", use_cpu=True, max_steps=100, per_device_train_batch_size=2, report_to=[],
@@ -144,9 +144,9 @@ def test_a_rank_that_is_killed(launch_fault, record_property, launcher, zero, fa
 def test_a_rank_that_hangs(launch_fault, record_property, launcher, zero, fault):
     code, errors, message, end = launch_fault(launcher, zero, fault)
     assert code == 124
-    assert "error: no rank has moved for 60 s: " in errors and 'in phase "step 3"' in errors
+    assert "error: no rank has moved for 45 s: " in errors and 'in phase "step 3"' in errors
     assert "stood at:" in errors
-    assert message < 75 and end < 120  # 60 s, two samples of each rank, and what a busy machine adds
+    assert message < 60 and end < 75  # the end is the launchers' own, on a machine that may be busy
     record_property(
         f"{launcher}, {f'ZeRO-{zero}' if zero != 'none' else 'DDP'}, a rank {fault}",
         f"{message:.1f} s to the message, {end:.1f} s to the end",

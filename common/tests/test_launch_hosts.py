@@ -38,7 +38,7 @@ from thinker_common.distributed.launch import plan_launch
 from thinker_common.distributed.launch_settings import LaunchSettings
 from thinker_common.distributed.supervisor import run
 hostfile, launcher, module, *arguments = sys.argv[1:]
-plan = plan_launch(LaunchSettings(hostfile=hostfile, launcher=launcher, hang_seconds=60), module, arguments, gpus=[])
+plan = plan_launch(LaunchSettings(hostfile=hostfile, launcher=launcher), module, arguments, gpus=[])
 print(*plan.lines(), sep="\\n", flush=True)
 sys.exit(run(plan))
 """

@@ -20,7 +20,7 @@ class LaunchSettings:
     master_addr: str | None = None  # how the hosts reach the first of them; null: by its name in hostfile
     master_port: int | None = None  # null: a free one on one host, 29500 on several
     slurm_options: list[str] = field(default_factory=list)  # for sbatch, e.g. ["--partition=gpu", "--time=24:00:00"]
-    hang_seconds: int = 60  # a run in which no rank moves for so long is ended
+    hang_seconds: int = 45  # a run in which no rank moves for so long is ended
     patience_seconds: int = 1800  # the same while loading, compiling and saving, where one call may take long
 
     def __post_init__(self) -> None:

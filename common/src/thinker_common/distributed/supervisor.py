@@ -6,7 +6,7 @@ signal reaches the training processes, which may save, without the launchers in 
 
 A run hangs when no rank has moved for `hang_seconds`: those that wait for another do not move, so one that works is
 enough to show that it goes on. While a rank is in a patient phase (loading, compiling, saving) the limit is
-`patience_seconds`. A host that is not heard of for a minute counts as lost.
+`patience_seconds`. A host that is not heard of for 45 seconds counts as lost.
 """
 
 import itertools
@@ -32,7 +32,8 @@ from .worker import SUPERVISOR, TOKEN
 _TICK_SECONDS = 0.5
 _SETTLE_SECONDS = 1.0  # ranks that lose a peer fail at once as well: the cause is looked for among all of these
 _END_SECONDS = 20.0  # until the launchers themselves are killed
-_LOST_SECONDS = 60.0
+_IDLE_SECONDS = 5.0  # the same when every rank has ended
+_LOST_SECONDS = 45.0
 _SHOWN_LINES = 20
 
 
@@ -329,7 +330,9 @@ class Supervisor:
 
     def _stop_launchers(self) -> None:
         """Waits for the launchers, which end when their ranks have; kills what is left."""
-        end = time.monotonic() + _END_SECONDS
+        ended = [rank.code is not None for rank in self.ranks.values()]
+        idle = len(ended) == self.plan.world_size and all(ended)
+        end = time.monotonic() + (_IDLE_SECONDS if idle else _END_SECONDS)
         for launcher in self.launchers:
             try:
                 launcher.wait(max(0.1, end - time.monotonic()))
