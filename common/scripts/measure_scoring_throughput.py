@@ -6,8 +6,9 @@ r"""Measures the throughput of scoring: AnswerScorer against lm-evaluation-harne
 
 Needs lm-eval (pip install lm-eval==0.4.13). One model, one process, the same texts for both, tokenization included:
 
-- grouped: a GSM8K question and eight answers of four tokens or more
-- grouped_4x: the same with each question cut to four times the length of its longest answer, the least that counts
+- grouped: a GSM8K question and eight answers, " The answer is 18."
+- grouped_4x: a question cut to four times the length of the longest of eight continuations, which begin differently
+  (the first six words of solutions): the least that a shared prompt can save
 - apart: questions with one answer each, nothing to share
 - responses: a GSM8K question and eight chains of reasoning, each with its answer (as in training; no goal)
 - letters: a CommonsenseQA question and the five letters (HFLM reuses logits here; no goal)
@@ -164,14 +165,17 @@ def item_sets(tokenizer: Any, arguments: argparse.Namespace) -> dict[str, list[P
     chains = [" " + " ".join(problem.steps) + answer for problem, answer in zip(worded, answers, strict=True)]
     questions = [f"Question: {problem.question}\nAnswer:" for problem in worded]
     grouped, least, responses = [], [], []
+    beginnings = [" " + " ".join(chain.split()[:6]) for chain in chains]
     for i in range(few):
-        # The eight answers and chains of the neighbours are as good as wrong answers of this question's own.
+        # The answers and solutions of other questions are as good as wrong ones of this question's own.
         of_group = slice(8 * i, 8 * i + 8)
-        longest = max(map(length, answers[of_group]))
         grouped += [(questions[i], answer) for answer in answers[of_group]]
+        longest = max(map(length, beginnings[of_group]))
         words = questions[i].split(" ")
-        enough = next((n for n in range(len(words)) if length(" ".join(words[:n])) >= 4 * longest), len(words))
-        least += [(" ".join(words[:enough]), answer) for answer in answers[of_group]]
+        for n in range(1, len(words) + 1):
+            if length(" ".join(words[:n])) >= 4 * longest:
+                least += [(" ".join(words[:n]), beginning) for beginning in beginnings[of_group]]
+                break
         if i < 2:  # the longest items by far; two groups are as good as more
             responses += [(questions[i], chain) for chain in chains[of_group]]
     return {
