@@ -1,4 +1,4 @@
-"""Exact, memory-light token log-probabilities and answer scores. Imports torch and nothing of ours.
+"""Exact, memory-light token log-probabilities and answer scores. Imports torch, transformers and nothing of ours.
 
 - `logprobs`: the log-probability of every token under a causal language model, without full logits
 - `boundary`: where the answer in a response begins, and its tokens in that place
