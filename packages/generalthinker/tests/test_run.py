@@ -1,4 +1,4 @@
-"""Whole runs through the command line, on the embedded model: what is promised of a run folder, and `inspect`."""
+"""Whole runs through the command line, on the embedded model: what is promised of a run folder."""
 
 import json
 import re
@@ -74,23 +74,6 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     printed = invoke("train", "--dry-run", "--output", str(tmp_path / "run"), *TINY)
     assert "steps: 2" in printed
     assert not (tmp_path / "run").exists()
-
-
-def test_inspect_draws_the_credit(tmp_path: Path) -> None:
-    page = tmp_path / "credit.html"
-    question = "Mia has 12 apples. She buys 9 more. How many apples does Mia have now?"
-    printed = invoke("inspect", "embedded", "--question", question, "--answer", "21", "--page", str(page))
-    assert re.search(r"reward .*: -?\d+\.\d+", printed)
-    assert r"\boxed{" in printed
-    text = page.read_text()
-    assert "Token credit" in text
-    assert "boxed" in text
-    assert "<script>alert" not in text
-    hostile = tmp_path / "hostile.html"
-    invoke(
-        "inspect", "embedded", "--question", "<script>alert(1)</script>\x1b[2J", "--answer", "1", "--page", str(hostile)
-    )
-    assert "<script>alert" not in hostile.read_text()
 
 
 def test_wrong_answers_are_wrong_and_the_same_for_a_seed() -> None:

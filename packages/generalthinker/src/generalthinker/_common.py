@@ -12,6 +12,7 @@ from thinker_common.cli.app import new_app as new_app
 from thinker_common.cli.app import run as run
 from thinker_common.cli.doctor import add_doctor as add_doctor
 from thinker_common.cli.evaluate import add_evaluate as add_evaluate
+from thinker_common.cli.printable import printable as printable
 from thinker_common.cli.recipes import recipes_app as recipes_app
 from thinker_common.errors import DataError as DataError
 from thinker_common.errors import SettingsError as SettingsError
@@ -19,6 +20,7 @@ from thinker_common.errors import UserError as UserError
 from thinker_common.training import recipes as recipes
 from thinker_common.training.run_folder import RunFolder as RunFolder
 from thinker_common.training.run_folder import new_output as new_output
+from thinker_common.training.run_folder import write_atomic as write_atomic
 
 # Exported name -> module of the base, and the name in it; without one, the module itself.
 _LAZY = {
@@ -31,6 +33,7 @@ _LAZY = {
     "Curves": "evaluation.report:Curves",
     "DependableMixin": "training.dependable:DependableMixin",
     "EvaluationResult": "evaluation.evaluate:EvaluationResult",
+    "Generation": "evaluation.generate:Generation",
     "Generator": "evaluation.generate:Generator",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
     "PhaseCallback": "distributed.callback:PhaseCallback",
@@ -102,6 +105,7 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
     from thinker_common.evaluation.evaluate import evaluate as evaluate
+    from thinker_common.evaluation.generate import Generation as Generation
     from thinker_common.evaluation.generate import Generator as Generator
     from thinker_common.evaluation.grading import grade as grade
     from thinker_common.evaluation.progress import progress_bar as progress_bar

@@ -1,7 +1,8 @@
 """What happens beside the steps of a run: metrics written, progress shown, validation, the engine checked."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +11,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 from ._common import BestWeights, LoadedBenchmark, RunFolder, check_engine, gathered, ranks
 from .config import Settings
 from .evaluations import evaluate_one
+from .samples import NAME, PROBLEMS, read_samples, sample_rows, write_samples
 from .trainer import GeneralThinkerTrainer
 
 
@@ -62,7 +64,10 @@ class MetricsCallback(TrainerCallback):
 
 
 class ValidationCallback(TrainerCallback):
-    """Greedy accuracy and answer log-likelihood on problems held out of the training data, while training."""
+    """Greedy accuracy and answer log-likelihood on problems held out of the training data, while training.
+
+    Of the first of them the responses are kept as well, see `samples`.
+    """
 
     def __init__(
         self,
@@ -79,6 +84,12 @@ class ValidationCallback(TrainerCallback):
         self._settings = settings
         self._log = metrics
         self._best = best
+        self._shown = benchmark.problems[:PROBLEMS]
+        self._samples: list[dict[str, Any]] = []
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        with gathered(self._trainer.model_wrapped) as model:
+            ranks.on_main(lambda: self._begin_samples(model, state.global_step), "first samples")
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         every = self._settings.evaluation.every_steps
@@ -86,6 +97,21 @@ class ValidationCallback(TrainerCallback):
             return
         with gathered(self._trainer.model_wrapped) as model:
             ranks.on_main(lambda: self._validate(model, state.global_step), "validation")
+
+    def _begin_samples(self, model: Any, step: int) -> None:
+        """A new run shows where it starts from; one that goes on drops the rows that it will write again."""
+        if step:
+            path = self._log.folder.file(NAME)
+            self._samples = [row for row in read_samples(path) if row["step"] <= step]
+            write_samples(path, self._samples)
+        else:
+            few = replace(self._benchmark, problems=self._shown)
+            result = evaluate_one(model, self._tokenizer, few, self._settings, None, None)
+            self._keep_samples(step, result.rows)
+
+    def _keep_samples(self, step: int, generations: Sequence[Mapping[str, Any]]) -> None:
+        self._samples += sample_rows(step, self._shown, generations)
+        write_samples(self._log.folder.file(NAME), self._samples)
 
     def _validate(self, model: Any, step: int) -> None:
         result = evaluate_one(model, self._tokenizer, self._benchmark, self._settings, None, None)
@@ -99,3 +125,4 @@ class ValidationCallback(TrainerCallback):
                 "validation/answer_loglik": result.answer_loglik,
             }
         )
+        self._keep_samples(step, result.rows)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ._common import (
+    RunFolder,
     UserError,
     add_doctor,
     add_evaluate,
@@ -124,7 +125,14 @@ def _train_here(settings: Any, folder: Path, resume: str, allow_changes: bool, d
 
 @app.command("inspect")
 def inspect_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The policy: an id, a folder, or embedded.")],
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN", help="The policy: an id, a folder, or embedded; or a run folder.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[method.KEY=VALUE]...", help="Settings of the method.", show_default=False),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -140,38 +148,68 @@ def inspect_command(
     index: Annotated[int, typer.Option("--index", min=0, metavar="N", help="Its place in the test split.")] = 0,
     question: Annotated[str | None, typer.Option("--question", help="A question of your own, with --answer.")] = None,
     answer: Annotated[str | None, typer.Option("--answer", help="Its reference answer.")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, metavar="N", help="Responses in the group.", show_default="8; 1 if greedy"),
+    ] = None,
+    response: Annotated[
+        int | None,
+        typer.Option("--response", min=1, metavar="N", help="Only this response, with all its tokens."),
+    ] = None,
     page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Also write an HTML page.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest response.")] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of a sampled response.")] = 0,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampled responses.")] = 0,
     chat_template: Annotated[str, typer.Option("--chat-template", help="auto, none, or a .jinja file.")] = "auto",
     data_dir: options.DataDir = None,
 ) -> None:
-    """Draws the token credit of one response.
+    """Shows the token credit of a group of responses, or what became of a training run.
 
-    Blue tokens become more likely when the policy has seen the reference answer, red ones less likely.
+    Of a model: the responses to one problem, each with its reward, its advantage in the group and the credit of its
+    tokens before and after control. Blue tokens become likelier once the policy has seen the reference answer, red
+    ones less likely. The method's settings can be changed as method.KEY=VALUE.
+
+    Of a run folder: its curves, and the responses to the same problems through training.
 
     \b
     Examples:
       generalthinker inspect embedded
-      generalthinker inspect runs/gsm8k/model --benchmark gsm8k --index 3 --page credit.html
-      generalthinker inspect embedded --question "What is 2 + 3?" --answer 5 --temperature 1
+      generalthinker inspect embedded method.credit=additive method.credit_strength=0.4 --page credit.html
+      generalthinker inspect embedded --question "What is 2 + 3?" --answer 5 --samples 4 --response 1
+      generalthinker inspect runs/gsm8k/model --reference embedded --benchmark chains --index 3
+      generalthinker inspect runs/gsm8k --page run.html
     """
-    if (question is None) != (answer is None):
-        raise UserError("--question and --answer belong together")
-    if question is not None and answer is not None and not (question.strip() and answer.strip()):
-        raise UserError("--question and --answer must not be empty")
     if page is not None and page.exists():
         raise UserError(f"{page} exists already: name another file with --page")
     if page is not None and not next(parent for parent in page.parents if parent.exists()).is_dir():
         raise UserError(f"{page} lies below a file: name another place with --page")
+    folder = RunFolder(model)
+    if folder.holds_run():
+        _inspect_run(context, folder, page)
+        return
+    if (question is None) != (answer is None):
+        raise UserError("--question and --answer belong together")
+    if question is not None and answer is not None and not (question.strip() and answer.strip()):
+        raise UserError("--question and --answer must not be empty")
+    if samples is None:
+        samples = 8 if temperature > 0 else 1
+    if response is not None and response > samples:
+        raise UserError(f"--response {response}: there are {samples} responses, numbered from 1")
+
+    from ._common import load_settings
+    from .inspect.settings import InspectSettings
+
+    method = load_settings(
+        InspectSettings, recipe_text=None, recipe_name="the defaults", overrides=list(overrides or [])
+    ).method
 
     import torch
     from rich.console import Console
 
     from ._common import Problem, load_benchmark, load_policy, load_tokenizer
-    from .config import MethodSettings
-    from .inspect import inspect_response, show
+    from .inspect.group import credit_group, sample_group
+    from .inspect.page import write_group_page
+    from .inspect.terminal import show_group
 
     if question is not None and answer is not None:
         problem = Problem(id="command line", question=question, answer=answer, kind="math")
@@ -182,18 +220,53 @@ def inspect_command(
         problem = problems[index]
     device: Any = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = load_policy(model).to(device)
-    credit = inspect_response(
+    base = policy if reference is None else load_policy(reference).to(device)
+    tokenizer = load_tokenizer(model)
+    responses = sample_group(
         policy,
-        policy if reference is None else load_policy(reference).to(device),
-        load_tokenizer(model),
+        tokenizer,
         problem,
-        MethodSettings(),
-        chat_template=chat_template,
-        max_new_tokens=max_new_tokens,
+        method,
+        samples=samples,
         temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        chat_template=chat_template,
         seed=seed,
     )
-    show(credit, problem, page, Console())
+    group = credit_group(
+        policy,
+        base,
+        tokenizer,
+        problem,
+        method,
+        responses,
+        temperature=temperature or 1.0,
+        chat_template=chat_template,
+        seed=seed,
+    )
+    console = Console()
+    show_group(problem, method, group, console, only=None if response is None else response - 1)
+    if page is not None:
+        write_group_page(page, problem, method, group)
+        console.print(f"\npage: {page}", highlight=False, soft_wrap=True)
+
+
+def _inspect_run(context: typer.Context, folder: Any, page: Path | None) -> None:
+    """UserError where an option is given that is for a model."""
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "")
+        if given is not None and given.name == "COMMANDLINE" and parameter.name not in ("model", "page"):
+            name = parameter.opts[0] if parameter.param_type_name == "option" else "method.KEY=VALUE"
+            raise UserError(f"{name} is for a model, and {folder.path} is a run: its model is {folder.model}")
+
+    from rich.console import Console
+
+    from .inspect.run import show_run
+
+    console = Console()
+    show_run(folder, console, page)
+    if page is not None:
+        console.print(f"\npage: {page}", highlight=False, soft_wrap=True)
 
 
 def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:

@@ -40,7 +40,7 @@ from .callbacks import EngineCheck, MetricsCallback, ValidationCallback
 from .config import Settings
 from .data import graded_problems
 from .evaluations import compare_before_after, evaluate_all
-from .inspect import token_texts
+from .inspect.tokens import token_texts
 from .prepare import fresh_policy, prepare
 from .report import write_run_report
 from .trainer import GeneralThinkerTrainer
