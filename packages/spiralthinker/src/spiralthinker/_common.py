@@ -6,10 +6,13 @@ What needs torch or a data library is loaded on first use, so that `--help` answ
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from thinker_common.cli import launch as launch
 from thinker_common.cli import options as options
 from thinker_common.cli.app import new_app as new_app
 from thinker_common.cli.app import run as run
 from thinker_common.cli.doctor import add_doctor as add_doctor
+from thinker_common.cli.printable import printable as printable
+from thinker_common.cli.recipes import recipes_app as recipes_app
 from thinker_common.errors import DataError as DataError
 from thinker_common.errors import SettingsError as SettingsError
 from thinker_common.errors import UserError as UserError
@@ -19,47 +22,125 @@ from thinker_common.training.run_folder import new_output as new_output
 
 # Exported name -> module of the base, and the name in it; without one, the module itself.
 _LAZY = {
+    "BestWeights": "training.best:BestWeights",
     "CHUNK_TOKENS": "likelihood.logprobs:CHUNK_TOKENS",
+    "COLUMNS": "evaluation.table:COLUMNS",
+    "Curves": "evaluation.report:Curves",
+    "EvaluationResult": "evaluation.evaluate:EvaluationResult",
     "Generation": "evaluation.generate:Generation",
+    "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
     "OnSampled": "evaluation.generate:OnSampled",
+    "PhaseCallback": "distributed.callback:PhaseCallback",
     "Problem": "benchmarks.problem:Problem",
+    "RunIdentity": "training.resume:RunIdentity",
+    "RunValues": "distributed.deepspeed_config:RunValues",
+    "SupervisedTrainer": "training.supervised:SupervisedTrainer",
+    "Table": "evaluation.report:Table",
+    "Texts": "evaluation.report:Texts",
+    "call_through": "training.forward:call_through",
     "causal_head": "likelihood.logprobs:causal_head",
+    "cells": "evaluation.table:cells",
     "chat": "models.chat",
+    "check_arguments": "training.settings:check_arguments",
     "check_context": "evaluation.generate:check_context",
     "check_decoding": "evaluation.generate:check_decoding",
+    "check_engine": "distributed.engine:check_engine",
     "check_samples": "evaluation.generate:check_samples",
+    "choose_together": "training.dependable:choose_together",
+    "data_fingerprint": "training.resume:data_fingerprint",
+    "deepspeed_config": "distributed.deepspeed_config:deepspeed_config",
+    "evaluate": "evaluation.evaluate:evaluate",
     "evaluation_mode": "likelihood.logprobs:evaluation_mode",
+    "flat_settings": "training.resume:flat_settings",
+    "gathered": "distributed.gathered:gathered",
     "generation": "evaluation.generate:generation",
+    "in_rank": "distributed.launch:in_rank",
+    "join": "distributed.join:join",
+    "load_benchmark": "benchmarks:load_benchmark",
+    "load_config": "models.load:load_config",
+    "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_policy": "models.load:load_policy",
+    "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
+    "load_trained_weights": "models.adapters:load_trained_weights",
     "log_softmax": "likelihood.logprobs:log_softmax",
+    "memory": "distributed.memory",
     "merge_and_export": "models.adapters:merge_and_export",
+    "model_fingerprint": "evaluation.evaluate:model_fingerprint",
+    "parse_yaml": "training.plain_yaml:parse_yaml",
+    "progress_bar": "evaluation.progress:progress_bar",
+    "ranks": "distributed.ranks",
+    "sample": "benchmarks:sample",
     "sampling_processors": "evaluation.sampling:sampling_processors",
     "sections": "training.sections",
     "stream_seed": "evaluation.sampling:stream_seed",
+    "terminal_table": "evaluation.table:terminal_table",
+    "to_yaml": "training.settings:to_yaml",
     "token_budget_batches": "likelihood.batching:token_budget_batches",
+    "trained_weights": "models.adapters:trained_weights",
+    "use_cpu": "distributed.join:use_cpu",
+    "write_report": "evaluation.report:write_report",
 }
 
 if TYPE_CHECKING:
+    from thinker_common.benchmarks import load_benchmark as load_benchmark
+    from thinker_common.benchmarks import sample as sample
+    from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
+    from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
+    from thinker_common.distributed import memory as memory
+    from thinker_common.distributed import ranks as ranks
+    from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
+    from thinker_common.distributed.deepspeed_config import RunValues as RunValues
+    from thinker_common.distributed.deepspeed_config import deepspeed_config as deepspeed_config
+    from thinker_common.distributed.engine import check_engine as check_engine
+    from thinker_common.distributed.gathered import gathered as gathered
+    from thinker_common.distributed.join import join as join
+    from thinker_common.distributed.join import use_cpu as use_cpu
+    from thinker_common.distributed.launch import in_rank as in_rank
+    from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
+    from thinker_common.evaluation.evaluate import evaluate as evaluate
+    from thinker_common.evaluation.evaluate import model_fingerprint as model_fingerprint
     from thinker_common.evaluation.generate import Generation as Generation
     from thinker_common.evaluation.generate import OnSampled as OnSampled
     from thinker_common.evaluation.generate import check_context as check_context
     from thinker_common.evaluation.generate import check_decoding as check_decoding
     from thinker_common.evaluation.generate import check_samples as check_samples
     from thinker_common.evaluation.generate import generation as generation
+    from thinker_common.evaluation.progress import progress_bar as progress_bar
+    from thinker_common.evaluation.report import Curves as Curves
+    from thinker_common.evaluation.report import Table as Table
+    from thinker_common.evaluation.report import Texts as Texts
+    from thinker_common.evaluation.report import write_report as write_report
     from thinker_common.evaluation.sampling import sampling_processors as sampling_processors
     from thinker_common.evaluation.sampling import stream_seed as stream_seed
+    from thinker_common.evaluation.table import COLUMNS as COLUMNS
+    from thinker_common.evaluation.table import cells as cells
+    from thinker_common.evaluation.table import terminal_table as terminal_table
     from thinker_common.likelihood.batching import token_budget_batches as token_budget_batches
     from thinker_common.likelihood.logprobs import CHUNK_TOKENS as CHUNK_TOKENS
     from thinker_common.likelihood.logprobs import causal_head as causal_head
     from thinker_common.likelihood.logprobs import evaluation_mode as evaluation_mode
     from thinker_common.likelihood.logprobs import log_softmax as log_softmax
     from thinker_common.models import chat as chat
+    from thinker_common.models.adapters import load_trained_weights as load_trained_weights
     from thinker_common.models.adapters import merge_and_export as merge_and_export
+    from thinker_common.models.adapters import trained_weights as trained_weights
+    from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import sections as sections
+    from thinker_common.training.best import BestWeights as BestWeights
+    from thinker_common.training.dependable import choose_together as choose_together
+    from thinker_common.training.forward import call_through as call_through
+    from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
+    from thinker_common.training.resume import RunIdentity as RunIdentity
+    from thinker_common.training.resume import data_fingerprint as data_fingerprint
+    from thinker_common.training.resume import flat_settings as flat_settings
+    from thinker_common.training.settings import check_arguments as check_arguments
+    from thinker_common.training.settings import load_settings as load_settings
+    from thinker_common.training.settings import to_yaml as to_yaml
+    from thinker_common.training.supervised import SupervisedTrainer as SupervisedTrainer
 
 
 def __getattr__(name: str) -> Any:

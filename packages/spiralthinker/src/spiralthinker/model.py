@@ -150,8 +150,7 @@ class SpiralThinkerModel(nn.Module):
         target_rms = embedding_rms(base)
         markers = add_markers(tokenizer)
         if max(markers) >= base.get_input_embeddings().weight.shape[0]:
-            # New rows are drawn from the normal distribution of the old ones.
-            base.resize_token_embeddings(len(tokenizer))
+            _add_rows(base, len(tokenizer))
         hidden_size = base.config.get_text_config().hidden_size
         adapter = LatentAdapter(hidden_size, settings.adapter_width or hidden_size, target_rms)
         if base.generation_config is not None:  # for whoever generates without this package
@@ -501,6 +500,17 @@ def embedding_rms(model: PreTrainedModel, *, chunk: int = 8192) -> float:
     ids = torch.arange(embeddings.weight.shape[0], device=model.device)
     squares = [embeddings(part).double().square().mean(-1).sum().item() for part in ids.split(chunk)]
     return (sum(squares) / len(ids)) ** 0.5
+
+
+@torch.no_grad()
+def _add_rows(base: PreTrainedModel, rows: int) -> None:
+    """Makes embeddings and head `rows` long; new rows are drawn with the means and deviations of the old ones."""
+    before = base.get_input_embeddings().weight.shape[0]
+    base.resize_token_embeddings(rows, mean_resizing=False)
+    embeddings, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
+    for weight in (embeddings,) if head is embeddings else (embeddings, head):
+        old = weight[:before].float()
+        weight[before:] = (old.mean(0) + old.std(0) * torch.randn_like(weight[before:], dtype=torch.float32)).to(weight)
 
 
 def _with_parts(

@@ -1,0 +1,118 @@
+"""Settings of SpiralThinker (arXiv 2511.08983). "Inferred" are those on which the account that we have says nothing."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ._common import SettingsError, sections
+from .annotation import ANSWER_TEMPLATE, Annotation
+from .model import LatentSettings
+
+# Arguments of transformers' TrainingArguments that have another home here, or that would contradict the method.
+MANAGED_ARGUMENTS = {
+    "output_dir": "--output",
+    "eval_strategy": "evaluation.every_steps",
+    "do_eval": "evaluation.every_steps",
+    "gradient_checkpointing": "training.activation_checkpointing, its name in transformers 5",
+    "gradient_checkpointing_kwargs": "training.activation_checkpointing_kwargs",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "remove_unused_columns": "the recipe as it is (the trainer needs all its columns)",
+    "label_smoothing_factor": "the recipe as it is (the loss is the method's)",
+    "resume_from_checkpoint": "--resume",
+    "deepspeed": "--zero, or launch.deepspeed_config",
+    "fsdp": "--zero (FSDP is not supported)",
+    "push_to_hub": "hf upload on the run's model folder",
+    "hub_token": "hf auth login (no key belongs into a file)",
+    "use_cpu": "CUDA_VISIBLE_DEVICES= (without a GPU the CPU trains anyway)",
+}
+# Numbers that TrainingArguments takes at any value, and the least that means something.
+LEAST_ARGUMENTS = {
+    "learning_rate": 0,
+    "num_train_epochs": 0,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "logging_steps": 0,
+}
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.03,  # below 1: a share of the run
+    "per_device_train_batch_size": 16,
+    "logging_steps": 10,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+
+
+@dataclass
+class MethodSettings:
+    """The method's own settings."""
+
+    stages: Literal["both", "explicit", "implicit"] = "both"  # explicit: stage 1 alone; implicit: stage 2 alone
+    latents: int = 5  # N, tokens of a latent step
+    iterations: int = 5  # K; 0 with alignment false is a pause-token model
+    parity: Literal["odd", "even"] = "odd"  # inferred: which steps become latent
+    schedule: Literal["sequential", "simultaneous"] = "sequential"  # which latent steps are refined together
+    shift: int = 0  # 1 writes to the next position, as Coconut does
+    adapter_width: int | None = None  # inferred; null: the hidden size
+    label_markers: bool = True  # inferred: cross-entropy on <bol> and <eol>
+    cross_entropy: Literal["last", "every"] = "last"  # inferred: the readings it is on; every: simultaneous only
+    through_iterations: bool = True  # inferred: gradients through all iterations, or through one
+    alignment: bool = True
+    align_weight: float = 1.0  # lambda; inferred
+    alpha: float = 1.0  # how much more a later iteration counts; inferred
+    distance: Literal["smooth_l1", "l1"] = "smooth_l1"  # inferred
+    teacher: Literal["live", "frozen"] = "live"  # inferred: whose states of the explicit version are the target
+    prompt_template: str = "{question}"
+    answer_template: str = ANSWER_TEMPLATE
+    nonfinite: Literal["stop", "skip"] = "stop"  # at a step whose loss or gradient is not finite
+
+    def __post_init__(self) -> None:
+        if not self.align_weight >= 0:
+            raise SettingsError(f"align_weight = {self.align_weight}: expected a number of at least 0")
+        if self.cross_entropy == "every" and self.schedule == "sequential":
+            raise SettingsError(
+                "cross_entropy = 'every': expected last, or schedule simultaneous (a finished step is read once)"
+            )
+
+
+@dataclass
+class Settings:
+    """Everything one run depends on.
+
+    training: arguments of transformers' TrainingArguments under their own names
+    stage1: those of them that are others in stage 1
+    """
+
+    model: sections.ModelSettings = field(default_factory=sections.ModelSettings)
+    data: sections.DataSettings = field(default_factory=sections.DataSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    training: dict[str, Any] = field(default_factory=dict)
+    stage1: dict[str, Any] = field(default_factory=dict)
+    evaluation: sections.EvaluationSettings = field(default_factory=sections.EvaluationSettings)
+    launch: sections.LaunchSettings = field(default_factory=sections.LaunchSettings)
+
+    def __post_init__(self) -> None:
+        self.training = {**TRAINING_DEFAULTS, **self.training}
+        try:
+            self.latent_settings()
+        except SettingsError as error:
+            raise SettingsError(f"method.{error}") from error
+
+    def latent_settings(self) -> LatentSettings:
+        """What the model is made with, and saved with."""
+        method = self.method
+        return LatentSettings(
+            annotation=Annotation(
+                parity=method.parity,
+                latents=method.latents,
+                label_markers=method.label_markers,
+                prompt_template=method.prompt_template,
+                answer_template=method.answer_template,
+                chat_template=self.model.chat_template,
+            ),
+            iterations=method.iterations,
+            schedule=method.schedule,
+            shift=method.shift,
+            adapter_width=method.adapter_width,
+        )

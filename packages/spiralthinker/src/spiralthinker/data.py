@@ -1,0 +1,85 @@
+"""From problems to examples, rows and held-out problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ._common import DataError, LoadedBenchmark, load_benchmark, load_jsonl, sample, sections
+from .annotation import Example, without_steps
+from .columns import Row, explicit_row, implicit_row
+from .model import SpiralThinkerModel
+
+
+def load_problems(data: sections.DataSettings) -> LoadedBenchmark:
+    """The training problems that the settings name: the user's file, or a benchmark's split."""
+    if data.train_file is not None:
+        problems = load_jsonl(data.train_file, data.columns, kind=data.kind)
+        return problems if data.limit is None else sample(problems, data.limit, data.seed)
+    assert data.benchmark is not None  # DataSettings wants one of the two
+    return load_benchmark(data.benchmark, split=data.split, data_dir=data.data_dir, limit=data.limit, seed=data.seed)
+
+
+def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedBenchmark, LoadedBenchmark]:
+    """(for training, for validation): `count` problems, drawn from `seed`, are taken out of the training data.
+
+    Raises:
+        DataError: no problem would be left to train on.
+    """
+    if count >= len(loaded.problems):
+        raise DataError(
+            f"evaluation.validation_limit = {count} would hold out all {len(loaded.problems)} problems: lower it"
+        )
+    validation = sample(loaded, count, seed)
+    held = {problem.id for problem in validation.problems}
+    rest = tuple(problem for problem in loaded.problems if problem.id not in held)
+    source = f"{loaded.source}, {count} held out for validation (seed {seed})"
+    return replace(loaded, problems=rest, source=source), validation
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The examples of a run, and what a reader should know of them.
+
+    answer_only: how many have no steps
+    """
+
+    examples: list[Example]
+    source: str
+    answer_only: int
+
+    def rows(self, model: SpiralThinkerModel, *, implicit: bool) -> list[Row]:
+        """What a stage trains on.
+
+        Raises:
+            DataError: an example that does not fit the model, or with stage 2 none that has a latent step.
+        """
+        annotation = model.settings.annotation
+        rows = [
+            implicit_row(annotation, example, model.markers) if implicit else explicit_row(example, model.markers)
+            for example in self.examples
+        ]
+        if implicit and not any(row["bols"] for row in rows):
+            raise DataError(
+                f"{self.source}: no problem has a step that method.parity = {annotation.parity} makes latent"
+            )
+        for row, example in zip(rows, self.examples, strict=True):
+            # The teacher reads up to the last <eot>, which may lie further than the implicit version is long.
+            longest = max(len(row["input_ids"]), (row["bols"] or [0])[0] + len(row.get("explicit_ids", ())))
+            if model.context is not None and longest > model.context:
+                raise DataError(
+                    f"{example.problem_id}: {longest} tokens, and the model has {model.context} positions: leave the "
+                    "problem out, or lower method.latents"
+                )
+        return rows
+
+
+def training_data(model: SpiralThinkerModel, problems: LoadedBenchmark) -> TrainingData:
+    """The problems as examples of this model."""
+    annotation, tokenizer = model.settings.annotation, model.tokenizer
+    examples = [annotation.example(tokenizer, problem) for problem in problems.problems]
+    return TrainingData(examples, problems.source, without_steps(problems.problems))
+
+
+def latent_steps(rows: Sequence[Row]) -> int:
+    return sum(len(row["bols"]) for row in rows)

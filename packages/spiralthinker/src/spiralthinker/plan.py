@@ -1,0 +1,91 @@
+"""What a run would do, for `--dry-run`: settings, data, steps, token passes, DeepSpeed's configuration, memory."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from ._common import memory, to_yaml
+from .arguments import checked_arguments, deepspeed_settings, planned_steps, trains_in_bfloat16
+from .config import Settings
+from .data import latent_steps, training_data
+from .train import Run
+from .trainer import Stage
+
+
+def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, console: Console) -> None:
+    """Loads and checks everything that the run needs, and prints what it would do on `ranks` processes.
+
+    Raises:
+        UserError: settings, data or model that cannot be used.
+    """
+    settings.training["seed"] = seed
+    run = Run(settings, output, seed, resume="never", allow_changes=False)
+    run.load()
+    model = run.first_model()
+    data = training_data(model, run.problems)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(to_yaml(settings))
+    parameters = list(model.base.parameters())
+    total = sum(p.numel() for p in parameters)
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    trained = "" if trainable == total else f", of which {trainable / 1e6:.1f} M are trained"
+    say(f"model: {settings.model.name_or_path} with markers and adapter, {total / 1e6:.1f} M parameters{trained}")
+    say(f"data: {len(data.examples)} problems from {data.source}; {data.answer_only} have no steps, their answer alone")
+    for stage in run.stages:
+        rows = data.rows(model, implicit=stage == "implicit")
+        arguments = run.arguments(stage)
+        micro_batch = arguments.per_device_train_batch_size
+        per_step = micro_batch * arguments.gradient_accumulation_steps * ranks
+        tokens = sum(len(row["input_ids"]) for row in rows)
+        steps = latent_steps(rows)
+        iterated = settings.method.iterations * (settings.method.latents + 1) * steps
+        longest = max(len(row["input_ids"]) for row in rows)
+        say(f"{stage} stage: {planned_steps(arguments, len(rows), ranks=ranks)} steps of {per_step} examples")
+        say(f"  tokens: {tokens / len(rows):.0f} an example, {longest} the longest")
+        if steps:
+            say(
+                f"  latent steps: {steps / len(rows):.1f} an example; token passes: {(tokens + iterated) / len(rows):.0f}"
+                " an example (sequential schedule, without the teacher)"
+            )
+        checked = checked_arguments(settings, stage)
+        deepspeed = deepspeed_settings(settings, checked, ranks=ranks)
+        if deepspeed is not None:
+            say(f"  DeepSpeed: {json.dumps(deepspeed, indent=2)}")
+        shape = memory.ModelShape.of(model.causal.config, parameters=total, trainable=trainable)
+        blocks = max(len(row["bols"]) for row in rows)
+        job = memory.Job(
+            micro_batch=micro_batch,
+            tokens=longest + settings.method.iterations * blocks * (settings.method.latents + 1),
+            accumulation=arguments.gradient_accumulation_steps,
+            ranks=ranks,
+            zero=None if deepspeed is None else deepspeed.get("zero_optimization", {}).get("stage", 0),
+            offload=settings.launch.offload,
+            bf16=trains_in_bfloat16(settings),
+            checkpointing=bool(arguments.activation_checkpointing) and stage == "explicit",
+            reference=_has_frozen_teacher(settings, stage),
+        )
+        say("  memory of one rank, estimated:")
+        for line in memory.estimate(shape, job).lines():
+            say(f"    {line}")
+        if stage == "implicit":
+            say(f"    {kept_prefixes(shape, settings, micro_batch, blocks, longest)}")
+    say(f"output: {output} (not made: dry run)")
+
+
+def kept_prefixes(shape: memory.ModelShape, settings: Settings, micro_batch: int, blocks: int, longest: int) -> str:
+    """What attention keeps for its backward pass: a copy of all keys and values for each reading of a latent step."""
+    copies = settings.method.iterations * blocks
+    item = 2 if trains_in_bfloat16(settings) else 4
+    size = copies * 2 * shape.layers * micro_batch * longest * shape.kv_heads * shape.head_dim * item
+    return (
+        f"besides, at most {size / memory.GIB:.2f} GiB for keys and values: {copies} readings (K x latent steps) x 2 x "
+        f"{shape.layers} layers x {micro_batch} rows x {longest} positions x {shape.kv_heads * shape.head_dim} x {item} B"
+    )
+
+
+def _has_frozen_teacher(settings: Settings, stage: Stage) -> bool:
+    return stage == "implicit" and settings.method.alignment and settings.method.teacher == "frozen"

@@ -1,0 +1,325 @@
+"""One run: stage 1, stage 2 or both, evaluation behind each, and the folder that holds it all.
+
+    OUTPUT/            the run: settings, results, report, and the last stage's checkpoints, metrics and model
+    OUTPUT/stage1/     where both stages run: checkpoints, metrics and model of the first
+
+Stage 2 starts from the model folder that stage 1 wrote, adapters merged. So a run that is gone on with finds out by
+looking at it whether stage 1 is done, and each stage alone starts from the same files as both together.
+
+On several ranks every rank runs this file from top to bottom; what one does for all stands in `ranks.on_main`.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import TrainingArguments, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.trainer_callback import PrinterCallback
+
+from ._common import (
+    BestWeights,
+    EvaluationResult,
+    LoadedBenchmark,
+    PhaseCallback,
+    RunFolder,
+    RunIdentity,
+    choose_together,
+    data_fingerprint,
+    flat_settings,
+    gathered,
+    join,
+    load_policy,
+    load_tokenizer,
+    load_trained_weights,
+    parse_yaml,
+    progress_bar,
+    ranks,
+    terminal_table,
+    to_yaml,
+    trained_weights,
+)
+from .arguments import training_arguments, weights_dtype
+from .callbacks import EngineCheck, MetricsCallback, ValidationCallback
+from .config import Settings
+from .data import hold_out, latent_steps, load_problems, training_data
+from .evaluations import evaluate_one, load_evaluations
+from .model import SETTINGS_FILE, SpiralThinkerModel
+from .report import write_run_report
+from .trainer import SpiralThinkerTrainer, Stage
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves behind beside its model; evaluations are on rank 0 alone."""
+
+    stage: Stage
+    steps: int
+    exported_step: int
+    seconds: float
+    examples: int
+    answer_only: int
+    latent_steps: int
+    history: list[dict[str, Any]]
+    evaluations: dict[str, EvaluationResult]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "exported_step": self.exported_step,
+            "training_seconds": round(self.seconds, 1),
+            "training_examples": self.examples,
+            "answer_only": self.answer_only,
+            "latent_steps": self.latent_steps,
+            "evaluations": {name: result.to_dict() for name, result in self.evaluations.items()},
+        }
+
+
+def train(
+    settings: Settings,
+    output: Path,
+    *,
+    seed: int,
+    console: Console,
+    resume: str = "auto",
+    allow_changes: bool = False,
+) -> dict[str, Any]:
+    """Trains as the settings say and returns what `results.json` holds (on rank 0, and nothing on the others).
+
+    Args:
+        resume: auto goes on with the run that `output` holds; never wants a folder without one; or a checkpoint.
+        allow_changes: go on although settings or data are not those of the checkpoint.
+
+    Raises:
+        UserError: settings, data, model or folder that cannot be used; then nothing is written.
+    """
+    settings.training["seed"] = seed
+    run = Run(settings, output, seed, resume, allow_changes)
+    run.begin()
+    began = time.perf_counter()
+    results: list[StageResult] = []
+    if settings.method.stages == "both":
+        first = run.output / "stage1"
+        results += run.stage("explicit", first, run.first_model)
+        results += run.stage("implicit", run.output, lambda: run.model_of(first / "model"))
+    else:
+        results += run.stage(settings.method.stages, run.output, run.first_model)
+    if not ranks.is_main():
+        return {}
+    found = {
+        "seed": seed,
+        "training_source": run.problems.source,
+        "seconds": round(time.perf_counter() - began, 1),
+        "stages": {result.stage: result.to_dict() for result in results},
+    }
+    folder = RunFolder(output)
+    folder.write_results(found)
+    write_run_report(folder, settings, found, results)
+    _print_results(results, folder, console)
+    return found
+
+
+class Run:
+    """What both stages share."""
+
+    def __init__(self, settings: Settings, output: Path, seed: int, resume: str, allow_changes: bool) -> None:
+        self.settings = settings
+        self.output = output
+        self.seed = seed
+        self.resume = resume
+        self.allow_changes = allow_changes
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return ("explicit", "implicit") if self.settings.method.stages == "both" else (self.settings.method.stages,)
+
+    def arguments(self, stage: Stage) -> TrainingArguments:
+        path = self.output / "stage1" if len(self.stages) == 2 and stage == "explicit" else self.output
+        return training_arguments(self.settings, RunFolder(path).checkpoints, stage)
+
+    def begin(self) -> None:
+        """Joins the other ranks, and checks what can be checked before a model is loaded."""
+        arguments = [self.arguments(stage) for stage in self.stages]
+        join(self.settings.launch, arguments[0])
+        ranks.on_main(self._check_folder, "check the run folder")
+        self.load()
+
+    def load(self) -> None:
+        """The data."""
+        settings = self.settings
+        self.problems = load_problems(settings.data)
+        self.validation: LoadedBenchmark | None = None
+        if settings.evaluation.every_steps is not None:
+            count, held_seed = settings.evaluation.validation_limit, settings.data.seed
+            self.problems, self.validation = hold_out(self.problems, count, seed=held_seed)
+        self.benchmarks = load_evaluations(settings)
+
+    def _check_folder(self) -> None:
+        folder = RunFolder(self.output)
+        if self.resume == "never" or not folder.holds_run():
+            folder.check_free()
+        else:
+            folder.check_continues(to_yaml(self.settings), allow_changes=self.allow_changes)
+
+    # ------------------------------------------------------------------------------------------------ models
+
+    # Models are made whole on every rank, since their embeddings are measured and made larger. What DeepSpeed shards, it
+    # shards when training begins; until then transformers must not know of it.
+
+    def first_model(self) -> SpiralThinkerModel:
+        """What the first stage of the run starts from: a plain model, or one of ours."""
+        unset_hf_deepspeed_config()
+        name, revision = self.settings.model.name_or_path, self.settings.model.revision
+        if (Path(name) / SETTINGS_FILE).is_file():
+            return self.model_of(Path(name))
+        set_seed(self.seed)  # the markers' embeddings and the adapters begin with random weights
+        return SpiralThinkerModel.from_base(
+            load_policy(name, revision=revision, dtype=weights_dtype(self.settings)),
+            load_tokenizer(name, revision=revision),
+            self.settings.latent_settings(),
+            lora=self.settings.model.lora,
+        )
+
+    def model_of(self, folder: Path) -> SpiralThinkerModel:
+        """A saved model, with the settings of this run."""
+        unset_hf_deepspeed_config()
+        set_seed(self.seed)
+        model = SpiralThinkerModel.from_pretrained(
+            folder, dtype=weights_dtype(self.settings), lora=self.settings.model.lora
+        )
+        model.settings = self.settings.latent_settings()
+        return model
+
+    # ------------------------------------------------------------------------------------------------ a stage
+
+    def stage(self, stage: Stage, path: Path, start: Callable[[], SpiralThinkerModel]) -> list[StageResult]:
+        """Trains a stage, writes its model and evaluates it; nothing if an earlier part of the run did so."""
+        settings, folder = self.settings, RunFolder(path)
+        if path != self.output and ranks.from_main(folder.model.is_dir(), f"whether the {stage} stage is done"):
+            return []
+        model = start()
+        data = training_data(model, self.problems)
+        rows = data.rows(model, implicit=stage == "implicit")
+        frozen = stage == "implicit" and settings.method.alignment and settings.method.teacher == "frozen"
+        teacher = start().eval().requires_grad_(False) if frozen else None
+        arguments = self.arguments(stage)
+        if teacher is not None:
+            teacher.to(arguments.device)
+        point = choose_together(folder.checkpoints, self.resume)
+        began_at = 0 if point.checkpoint is None else point.checkpoint.manifest.step
+        history: list[dict[str, Any]] = []
+        if ranks.is_main():
+            self._begin(folder)
+            history = folder.forget_metrics(after_step=began_at)
+            for notice in point.notices():
+                print(notice, file=sys.stderr)
+        trainer = SpiralThinkerTrainer(
+            model,
+            arguments,
+            rows,
+            settings.method,
+            stage=stage,
+            teacher=teacher,
+            identity=RunIdentity(
+                settings=flat_settings(parse_yaml(to_yaml(settings), "the settings")),
+                data={"training": data_fingerprint(rows)},
+            ),
+            allow_changes=self.allow_changes,
+            nonfinite=settings.method.nonfinite,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(EngineCheck(trainer, settings))
+        trainer.add_callback(PhaseCallback())
+        best = BestWeights(folder.file("best.safetensors"), history)
+        began = time.perf_counter()
+        with progress_bar(f"{stage} stage") as update:
+            metrics = MetricsCallback(folder, update, history)
+            trainer.add_callback(metrics)
+            if self.validation is not None:
+                trainer.add_callback(ValidationCallback(trainer, self.validation, settings, metrics, best))
+            trainer.train(resume_from_checkpoint=None if point.checkpoint is None else point.checkpoint.path)
+        seconds = time.perf_counter() - began
+        keep_best = settings.evaluation.export == "best" and ranks.from_main(best.step, "step to export") > 0
+        exported = export(trainer, folder.model, best=best if keep_best else None, rebuild=start)
+        evaluations = {}
+        if exported is not None and settings.evaluation.at_end:
+            evaluations = self._evaluate(exported, folder)
+        ranks.barrier(f"evaluate the {stage} stage")
+        return [
+            StageResult(
+                stage=stage,
+                steps=trainer.state.global_step,
+                exported_step=best.step if keep_best else trainer.state.global_step,
+                seconds=seconds,
+                examples=len(rows),
+                answer_only=data.answer_only,
+                latent_steps=latent_steps(rows),
+                history=history,
+                evaluations=evaluations,
+            )
+        ]
+
+    def _begin(self, folder: RunFolder) -> None:
+        for own in (RunFolder(self.output), folder):
+            if not own.holds_run():
+                own.path.mkdir(parents=True, exist_ok=True)
+            own.write_config(to_yaml(self.settings))
+            own.write_environment()
+
+    def _evaluate(self, model: SpiralThinkerModel, folder: RunFolder) -> dict[str, EvaluationResult]:
+        results = {}
+        for benchmark in self.benchmarks:
+            output = folder.file(f"evaluation/{benchmark.name}/generations.jsonl")
+            with progress_bar(benchmark.name) as update:
+                results[benchmark.name] = evaluate_one(model, benchmark, self.settings, output, update)
+        return results
+
+
+def export(
+    trainer: SpiralThinkerTrainer, folder: Path, *, best: BestWeights | None, rebuild: Callable[[], SpiralThinkerModel]
+) -> SpiralThinkerModel | None:
+    """Writes the trained model and returns it. Rank 0 writes; the others get None.
+
+    Args:
+        best: export these weights in the place of the last ones.
+        rebuild: the model as it was before the stage. Under ZeRO-3 the trained weights are put into it, since the
+            sharded one cannot be merged.
+    """
+    sharded = is_deepspeed_zero3_enabled()
+    with gathered(trainer.model_wrapped) as base:
+        weights = trained_weights(base) if sharded and best is None and ranks.is_main() else None
+    unset_hf_deepspeed_config()  # what is loaded from here on is not sharded
+
+    def write() -> SpiralThinkerModel:
+        model = rebuild() if sharded else trainer.spiral
+        if best is not None:
+            load_trained_weights(model.base, best.load())
+        elif weights is not None:
+            load_trained_weights(model.base, weights)
+        model.save_pretrained(folder)
+        return model
+
+    with torch.no_grad():
+        return ranks.on_main(write, "export the model")
+
+
+def _print_results(results: list[StageResult], folder: RunFolder, console: Console) -> None:
+    rows = [(evaluation, result.stage) for result in results for evaluation in result.evaluations.values()]
+    if rows:
+        console.print(terminal_table(rows))
+    for result in results:
+        if result.answer_only:
+            console.print(
+                f"{result.stage} stage: {result.answer_only} of {result.examples} problems have no steps and were "
+                "trained on with their answer alone",
+                highlight=False,
+                soft_wrap=True,
+            )
+    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
+    console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)

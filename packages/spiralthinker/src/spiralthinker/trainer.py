@@ -1,0 +1,174 @@
+"""Training of both stages: cross-entropy by target tokens, alignment by latent steps.
+
+    stage 1 (explicit)   cross-entropy on the explicit versions
+    stage 2 (implicit)   cross-entropy on the implicit versions + lambda * sum_k v_k align^(k)
+
+Each term is divided by its own units in the whole batch of an optimiser step (see the base's `SupervisedTrainer`), and
+sigma, the deviation of the teacher's states, is taken over the whole batch: the loss does not depend on how that is
+spread over ranks and forward passes. With one forward pass a step, the live teacher goes on from the keys and values
+that the student has of the prompt. With several, or with a frozen teacher, it reads before the first of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ._common import SupervisedTrainer, call_through, ranks
+from .alignment import alignment, deviation, iteration_weights, moments
+from .columns import Batch, lay_out, with_rounds
+from .config import MethodSettings
+from .iteration import Past
+from .model import SpiralThinkerModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainingArguments
+
+    from .columns import Row
+
+# L layers, U latent steps, K iterations, D hidden size
+
+Stage = Literal["explicit", "implicit"]
+
+
+class SpiralThinkerTrainer(SupervisedTrainer):
+    """transformers' Trainer for one of the two stages.
+
+    Args:
+        spiral: the model; its `base` is trained.
+        args: transformers' configuration. With `activation_checkpointing` stage 2 recomputes whole readings, since
+            transformers' own way drops the prefix.
+        rows: of `columns.explicit_row` for stage 1, of `columns.implicit_row` for stage 2.
+        teacher: the frozen teacher; None for the live one.
+        rest: as in `SupervisedTrainer`.
+    """
+
+    def __init__(
+        self,
+        spiral: SpiralThinkerModel,
+        args: TrainingArguments,
+        rows: Sequence[Row],
+        method: MethodSettings,
+        *,
+        stage: Stage,
+        teacher: SpiralThinkerModel | None = None,
+        **rest: Any,
+    ) -> None:
+        self.spiral = spiral
+        self.method = method
+        self.stage = stage
+        self.iterations = spiral.settings.iterations
+        self.aligns = stage == "implicit" and method.alignment
+        self._teacher = teacher
+        spiral.parts.adapter.requires_grad_(stage == "implicit" and self.iterations > 0)
+        if stage == "implicit" and args.activation_checkpointing:
+            spiral.checkpoint_segments = True
+            args.activation_checkpointing = False
+        self._seen: dict[str, Tensor] = {}  # name -> (sum, units) since the last log
+        super().__init__(spiral.base, args, rows, spiral.tokenizer, **rest)
+
+    # ------------------------------------------------------------------------------------------------ the batch
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        batch = lay_out(rows, latents=self._latents, pad_token_id=self._pad)
+        return batch if self.stage == "explicit" else self._with_rounds(batch, 1)
+
+    def count_units(self, batch: Batch) -> dict[str, int]:
+        units = super().count_units(batch)
+        return {**units, "latent_steps": int(batch["has_block"].sum())} if self.aligns else units
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], dict[str, Tensor]]:
+        batches, totals = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.stage == "implicit":  # all ranks must read equally often: under ZeRO-3 each reading is a collective
+            batches = [self._with_rounds(batch, ranks.largest(len(batch["bols"]))) for batch in batches]
+        if self.aligns and (self._teacher is not None or self.args.gradient_accumulation_steps > 1):
+            self._read_teacher(batches, device)
+        return batches, totals
+
+    def _with_rounds(self, batch: Batch, rounds: int) -> Batch:
+        return with_rounds(batch, rounds, latents=self._latents, pad_token_id=self._pad)
+
+    def _read_teacher(self, batches: list[Batch], device: torch.device) -> None:
+        """Puts the teacher's states, and sigma of the whole step, into the batches."""
+        states_LUD = []
+        for batch in batches:
+            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.no_grad(), self.accelerator.autocast():
+                if self._teacher is not None:
+                    found = self._teacher.teacher_states(inputs)
+                else:
+                    bare = self.accelerator.unwrap_model(self.model_wrapped)
+                    found = call_through(
+                        self.model_wrapped, bare, lambda _, inputs: self.spiral.teacher_states(inputs), inputs
+                    )
+            states_LUD.append(found[0])
+            self._note("token_passes", float(found[1]), 0.0)
+        counted = [
+            moments(states) * batch["counts"].to(device) for states, batch in zip(states_LUD, batches, strict=True)
+        ]
+        sigma_L = deviation(self.accelerator.reduce(torch.stack(counted).sum(0), "sum"))
+        for batch, states in zip(batches, states_LUD, strict=True):
+            batch |= {"teacher_LUD": states, "sigma_L": sigma_L}
+
+    # ------------------------------------------------------------------------------------------------ the loss
+
+    def loss_sums(self, model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+        assert model is self.spiral.base
+        iterated, passes = self.spiral(
+            batch,
+            through_iterations=self.method.through_iterations,
+            every_reading=self.stage == "implicit" and self.method.cross_entropy == "every" and self.iterations > 0,
+        )
+        nll = torch.stack([self.spiral.nll(states, batch) for states in iterated.readings]).mean()
+        units = self.count_units(batch)
+        counts = float(batch["counts"])
+        self._note("cross_entropy", nll.detach() * counts, units["target_tokens"] * counts)
+        self._note("token_passes", float(passes), 0.0)
+        if not self.aligns:
+            return {"target_tokens": nll}
+        assert iterated.eol_KLBCD is not None and iterated.prefix is not None
+        teacher_LUD, sigma_L = self._target(batch, iterated.prefix)
+        student_KLUD = iterated.eol_KLBCD[1 if self.iterations else 0 :, :, batch["has_block"]]
+        weights_K = iteration_weights(self.iterations, self.method.alpha)
+        aligned = alignment(student_KLUD, teacher_LUD, sigma_L, weights_K, distance=self.method.distance).sum()
+        self._note("alignment", aligned.detach() * counts, units["latent_steps"] * counts)
+        return {"target_tokens": nll, "latent_steps": self.method.align_weight * aligned}
+
+    def _target(self, batch: Batch, prefix: Past) -> tuple[Tensor, Tensor]:
+        """The teacher's states, (L, U, D), and sigma, (L,)."""
+        if "teacher_LUD" in batch:
+            return batch["teacher_LUD"], batch["sigma_L"]
+        teacher_LUD, passes = self.spiral.teacher_states(batch, prefix)
+        self._note("token_passes", float(passes), 0.0)
+        return teacher_LUD, deviation(self.accelerator.reduce(moments(teacher_LUD) * batch["counts"], "sum"))
+
+    # ------------------------------------------------------------------------------------------------ the log
+
+    def _note(self, name: str, value: Tensor | float, units: float) -> None:
+        pair = torch.tensor([float(value), units], dtype=torch.float64)
+        self._seen[name] = self._seen.get(name, torch.zeros(2, dtype=torch.float64)) + pair
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the two terms, each by its unit, and `token_passes`: real tokens in one reading, teacher included."""
+        if "loss" in logs:
+            names = ["cross_entropy", *(["alignment"] if self.aligns else []), "token_passes"]
+            own = torch.stack([self._seen.get(name, torch.zeros(2, dtype=torch.float64)) for name in names])
+            for name, (total, units) in zip(
+                names, self.accelerator.reduce(own.to(self.args.device), "sum").tolist(), strict=True
+            ):
+                logs[name] = total / units if units else total
+            self._seen = {}
+        super().log(logs, start_time)
+
+    @property
+    def _latents(self) -> int:
+        return self.spiral.settings.annotation.latents
+
+    @property
+    def _pad(self) -> int:
+        return self.processing_class.pad_token_id
