@@ -154,6 +154,18 @@ def ethernet_table() -> None:
             print(f"| {model.name} | {name_of(zero, False)} | {time.traffic:.1f} | {time.total:.1f} |")
 
 
+def balance_table() -> None:
+    """Responses a GPU at which the passes and the update take as long as sampling. All of these are linear in them."""
+    print("\n| model | with transformers' generate | with an engine with CUDA graphs |")
+    print("|---|---:|---:|")
+    for model in MODELS:
+        cells = []
+        for layer_seconds in (LAYER_SECONDS, ENGINE_LAYER_SECONDS):
+            time = step_time(model.shape, job_for(model.shape, 8, 2, False, with_lora=False), 1e12, layer_seconds)
+            cells.append(f"{time.generation / (time.compute / (RESPONSES / 8)):.0f}")
+        print(f"| {model.name} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     print(
         f"""Assumed:
@@ -181,6 +193,8 @@ def main() -> None:
     time_table(with_lora=False)
     print("\n## Time of a step, LoRA")
     time_table(with_lora=True)
+    print("\n## Responses a GPU at which training takes as long as generation")
+    balance_table()
     print("\n## On a slow network")
     ethernet_table()
     print("\n## The arithmetic of one cell: Qwen2.5-7B, 8 GPUs, ZeRO-2\n")
