@@ -120,6 +120,16 @@ def test_lines_add_up_and_show_the_arithmetic():
         assert value == pytest.approx(part.bytes, rel=0.01), part
 
 
+def test_the_page_on_scaling_holds_what_its_command_prints():
+    root = SCRIPT.parents[2]
+    if not (root / "docs").is_dir():
+        pytest.skip("not the whole repository")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, SCRIPT.with_name("plan_scaling.py")]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.removeprefix("Assumed:\n\n").strip() in (root / "docs" / "scaling.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
 @pytest.mark.parametrize("case", ["one process", "zero2"])
