@@ -170,12 +170,10 @@ def item_sets(tokenizer: Any, arguments: argparse.Namespace) -> dict[str, list[P
         # The answers and solutions of other questions are as good as wrong ones of this question's own.
         of_group = slice(8 * i, 8 * i + 8)
         grouped += [(questions[i], answer) for answer in answers[of_group]]
-        longest = max(map(length, beginnings[of_group]))
-        words = questions[i].split(" ")
-        for n in range(1, len(words) + 1):
-            if length(" ".join(words[:n])) >= 4 * longest:
-                least += [(" ".join(words[:n]), beginning) for beginning in beginnings[of_group]]
-                break
+        wanted = 4 * max(map(length, beginnings[of_group]))
+        words = max(questions[of_group], key=len).split(" ")
+        enough = next(n for n in range(1, len(words) + 1) if length(" ".join(words[:n])) >= wanted)
+        least += [(" ".join(words[:enough]), beginning) for beginning in beginnings[of_group]]
         if i < 2:  # the longest items by far; two groups are as good as more
             responses += [(questions[i], chain) for chain in chains[of_group]]
     return {
