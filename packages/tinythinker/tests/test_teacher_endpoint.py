@@ -94,6 +94,8 @@ class Teacher(BaseHTTPRequestHandler):
                 self.answer(200, {"choices": [{"text": "hello"}]})
             case "a list":
                 self.answer(200, [1, 2])
+            case "a text":
+                self.answer(200, {"choices": [{"message": "hello"}]})
             case "number":
                 self.answer(200, {"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]})
             case "one choice":
@@ -198,7 +200,7 @@ def test_a_request_holds_what_was_set_and_the_key_in_its_header(server):
 @pytest.mark.parametrize(
     "fault",
     ["429", "429 date", "500", "503", "slow", "cut", "closed", "not JSON", "not UTF-8", "wrong type", "no choices",
-     "another shape", "a list", "number"],
+     "another shape", "a list", "a text", "number"],
 )  # fmt: skip
 def test_a_fault_that_may_pass_is_tried_again(server, fault):
     server.faults = [fault]
@@ -207,6 +209,19 @@ def test_a_fault_that_may_pass_is_tried_again(server, fault):
     assert len(server.asked) == 2
     if fault in ("429", "429 date"):
         assert server.asked[1][0] - server.asked[0][0] >= (0.98 if fault == "429" else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("2.5", 2.5), ("0", 0), ("-3", 0), ("inf", 3600), ("nan", 0), ("99999999", 3600), ("soon", None),
+     ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Wed, 21 Oct 2099 07:28:00 GMT", 3600), (None, None)],
+)  # fmt: skip
+def test_what_a_retry_after_asks_for(header, seconds):
+    from httpx2 import Response
+
+    from tinythinker.teacher.endpoint import _retry_after
+
+    assert _retry_after(Response(429, headers={} if header is None else {"Retry-After": header})) == seconds
 
 
 def test_pauses_double_up_to_the_longest():

@@ -24,6 +24,8 @@ from ..config import TeacherSettings
 from .pace import Pace
 from .prompt import estimated_tokens
 
+LONGEST_RETRY_AFTER = 3600.0  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -146,7 +148,7 @@ class Endpoint:
         try:
             choices = json.loads(response.content)["choices"]
             replies = [self._reply(choice) for choice in choices]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             kind = response.headers.get("content-type", "no content type")
             raise _Passing(
                 f"the server answered something else than a completion ({self._without_key(kind)})"
@@ -156,7 +158,7 @@ class Endpoint:
         return replies
 
     def _reply(self, choice: dict[str, Any]) -> Reply:
-        """ValueError or TypeError for what is no choice."""
+        """KeyError, TypeError or AttributeError for what is no choice."""
         text, finish_reason = choice["message"].get("content"), choice.get("finish_reason")
         if not isinstance(text, str | None) or not isinstance(finish_reason, str | None):
             raise TypeError
@@ -191,16 +193,17 @@ def _said(response: httpx2.Response) -> tuple[str, str | None]:
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that a Retry-After asks for, given as a number or as a date."""
+    """Seconds that a Retry-After asks for, given as a number or as a date; at most an hour."""
     value = response.headers.get("retry-after")
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        return min(max(0.0, float(value)), LONGEST_RETRY_AFTER)
     except ValueError:
         pass
     try:
         until = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
