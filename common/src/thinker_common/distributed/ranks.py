@@ -1,8 +1,8 @@
 """Who am I, and what do all ranks agree on. One process without a process group is rank 0 of 1 everywhere here.
 
 Two rules keep ranks together: every collective is reached by all of them, also by one whose share is empty, and what
-rank 0 does alone contains none. `shard` and `padded_batches` give the first; a phase name on every wait says who is
-late when a run hangs.
+rank 0 does alone contains none. `largest` says how many rounds all of them go, `raise_together` keeps an error on one
+from leaving the others in a wait, and a phase name on every wait says who is late when a run hangs.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from ..errors import UserError
 from .phases import phase
 
 T = TypeVar("T")
@@ -86,14 +87,16 @@ def total(count: int) -> int:
 def raise_together(error: Exception | None, what: str) -> None:
     """Raises on every rank if any has an error, so that none waits for one that gave up.
 
-    The rank with the error raises it; the others a RuntimeError that names the rank and quotes the error.
+    The rank with the error raises it. The others raise a RuntimeError that names the rank and quotes the error, or for
+    a mistake of the user's the same UserError, so that all ranks end with its exit code.
     """
-    errors = gather(None if error is None else f"{type(error).__name__}: {error}", what)
+    errors = gather(None if error is None else (type(error).__name__, str(error), isinstance(error, UserError)), what)
     if error is not None:
         raise error
-    for failed, text in enumerate(errors):
-        if text is not None:
-            raise RuntimeError(f"rank {failed} failed at {what}: {text}")
+    for failed, found in enumerate(errors):
+        if found is not None:
+            kind, text, is_users = found
+            raise UserError(text) if is_users else RuntimeError(f"rank {failed} failed at {what}: {kind}: {text}")
 
 
 def on_main(action: Callable[[], T], what: str) -> T | None:
