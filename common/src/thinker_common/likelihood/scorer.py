@@ -205,33 +205,13 @@ class AnswerScorer:
 
     def _encode(self, item: ScoringItem, encode_prompt: Callable[[str], list[int]]) -> _Row:
         tokenizer = self._tokenizer
-        prompt_ids = encode_prompt(item.prompt) if isinstance(item.prompt, str) else item.prompt
         encoder_decoder = self._model.config.is_encoder_decoder
-
+        prompt_ids = encode_prompt(item.prompt) if isinstance(item.prompt, str) else item.prompt
         reasoning_ids = item.reasoning
         if isinstance(reasoning_ids, str):
             encode_reasoning = encode_output_start if encoder_decoder else encode_mid_text
             reasoning_ids = encode_reasoning(tokenizer, reasoning_ids) if reasoning_ids else []
-
-        if isinstance(item.answer, str):
-            at_start = encoder_decoder and not reasoning_ids
-            encoded = encode_answer(
-                tokenizer, item.answer, opening=item.opening, closing=item.suffix, at_start=at_start
-            )
-            scored_ids = encoded.ids
-            if self._closing == "none":
-                scored_ids = scored_ids[: sum(encoded.answer_mask)]  # the answer's tokens come first
-        else:
-            if item.opening:
-                raise ValueError("an opening is encoded together with the answer, so the answer must be text")
-            if not item.answer:
-                raise ValueError("an empty answer has no tokens to score")
-            scored_ids = tuple(item.answer)
-            if item.suffix and self._closing != "none":
-                scored_ids += tuple(encode_mid_text(tokenizer, item.suffix))
-        closing_ids = None
-        if item.suffix and self._closing == "prefix_mass":
-            closing_ids = self._ids_beginning_like(scored_ids[-1])
+        scored_ids, closing_ids = self._encode_answer(item, at_start=encoder_decoder and not reasoning_ids)
 
         if encoder_decoder:
             if not prompt_ids:
@@ -245,6 +225,26 @@ class AnswerScorer:
             raise ValueError("nothing comes before the answer, so nothing predicts its first token")
         self._check_length(len(context_ids) + len(scored_ids))
         return _Row((), context_ids, scored_ids, closing_ids)
+
+    def _encode_answer(self, item: ScoringItem, *, at_start: bool) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """The scored ids, and those that count as the last of them if not only that itself does."""
+        if isinstance(item.answer, str):
+            encoded = encode_answer(
+                self._tokenizer, item.answer, opening=item.opening, closing=item.suffix, at_start=at_start
+            )
+            scored_ids = encoded.ids
+            if self._closing == "none":
+                scored_ids = scored_ids[: sum(encoded.answer_mask)]  # the answer's tokens come first
+        else:
+            if item.opening:
+                raise ValueError("an opening is encoded together with the answer, so the answer must be text")
+            if not item.answer:
+                raise ValueError("an empty answer has no tokens to score")
+            scored_ids = tuple(item.answer)
+            if item.suffix and self._closing != "none":
+                scored_ids += tuple(encode_mid_text(self._tokenizer, item.suffix))
+        closed = item.suffix and self._closing == "prefix_mass"
+        return scored_ids, self._ids_beginning_like(scored_ids[-1]) if closed else None
 
     def _check_length(self, length: int) -> None:
         if self._max_positions is not None and length > self._max_positions:
@@ -298,17 +298,17 @@ class AnswerScorer:
         items_of: dict[tuple[int, ...], list[int]] = {}
         for i, row in enumerate(rows):
             items_of.setdefault(row.prompt_ids, []).append(i)
-        prompts = list(items_of)
-        for prompt_batch in self._in_batches([len(prompt) for prompt in prompts]):
-            encoded = encode_prompts(self._model, *_padded([prompts[p] for p in prompt_batch], self._model.device))
+        all_prompts = list(items_of)
+        for prompt_batch in self._in_batches([len(prompt) for prompt in all_prompts]):
+            prompts = [all_prompts[p] for p in prompt_batch]
+            encoded = encode_prompts(self._model, *_padded(prompts, self._model.device))
             # Decoders of this kind count positions by columns, so that their rows never branch.
             packed = [
                 (p, row)
-                for p, prompt in enumerate(prompts[q] for q in prompt_batch)
+                for p, prompt in enumerate(prompts)
                 for row in pack({i: rows[i].read_ids for i in items_of[prompt]})
             ]
-            lengths = [len(prompts[prompt_batch[p]]) + len(row.ids) for p, row in packed]
-            for decoder_batch in self._in_batches(lengths):
+            for decoder_batch in self._in_batches([len(prompts[p]) + len(row.ids) for p, row in packed]):
                 prompts_B = torch.tensor([packed[b][0] for b in decoder_batch], device=self._model.device)
                 packed_rows = [packed[b][1] for b in decoder_batch]
                 ids_BT, mask_BT = _padded([row.ids for row in packed_rows], self._model.device)
