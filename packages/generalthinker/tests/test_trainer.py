@@ -15,6 +15,7 @@ from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
+from thinker_common.likelihood.logprobs import token_logprobs
 from thinker_common.models.chat import render_prompt
 from thinker_common.models.load import load_policy, load_tokenizer
 from thinker_common.training.run_folder import RunFolder
@@ -170,12 +171,12 @@ def test_gradient_against_finite_differences(
     generator = torch.Generator().manual_seed(2)
     noise = 0.05 * torch.randn(batch["advantages"].shape, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        old = trainer._get_per_token_logps_and_entropies(
+        old = token_logprobs(
             trainer.model,
             torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
             torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            batch["completion_ids"].shape[1],
-        )[0]
+            keep=batch["completion_ids"].shape[1],
+        )
     batch["old_per_token_logps"] = old + noise  # ratios differ from 1, some outside the clip range
     trainer.current_gradient_accumulation_steps = 1
 

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .batching import token_budget_batches
 from .head import OutputHead, agrees, described_head
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def token_logprobs(
     attention_mask_BT: Tensor,
     *,
     keep: int | None = None,
+    wanted_BK: Tensor | None = None,
     temperature: float = 1.0,
     chunk_tokens: int = CHUNK_TOKENS,
     with_entropy: Literal[False] = False,
@@ -62,6 +64,7 @@ def token_logprobs(
     attention_mask_BT: Tensor,
     *,
     keep: int | None = None,
+    wanted_BK: Tensor | None = None,
     temperature: float = 1.0,
     chunk_tokens: int = CHUNK_TOKENS,
     with_entropy: Literal[True],
@@ -75,6 +78,7 @@ def token_logprobs(
     attention_mask_BT: Tensor,
     *,
     keep: int | None = None,
+    wanted_BK: Tensor | None = None,
     temperature: float = 1.0,
     chunk_tokens: int = CHUNK_TOKENS,
     with_entropy: bool = False,
@@ -87,6 +91,7 @@ def token_logprobs(
         input_ids_BT: token ids; rows may be padded on the left, on the right or on both sides.
         attention_mask_BT: 1 for a real token, 0 for padding; the real tokens of a row are contiguous.
         keep: how many columns to return, the last ones; default all that have a predecessor, T - 1.
+        wanted_BK: True where the log-probability is asked for; elsewhere it is 0, and the head does not run.
         temperature: the logits are divided by it first.
         chunk_tokens: positions the head works on at a time: memory against the number of kernel launches.
         with_entropy: also return the entropy, in nats, of the distribution each token was predicted from.
@@ -112,7 +117,8 @@ def token_logprobs(
     )
     states_BKD = states_BKD[:, :-1]  # nothing follows the last token
     real_BT = attention_mask_BT.bool()
-    wanted_BK = (real_BT[:, 1:] & real_BT[:, :-1])[:, -keep:]
+    predicted_BK = (real_BT[:, 1:] & real_BT[:, :-1])[:, -keep:]
+    wanted_BK = predicted_BK if wanted_BK is None else predicted_BK & wanted_BK
     states_ND, targets_N = states_BKD[wanted_BK], input_ids_BT[:, -keep:][wanted_BK]
 
     logprobs: list[Tensor] = []
@@ -129,6 +135,68 @@ def token_logprobs(
 
     logprobs_BK = _scatter(logprobs, wanted_BK)
     return (logprobs_BK, _scatter(entropies, wanted_BK)) if with_entropy else logprobs_BK
+
+
+def ragged_token_logprobs(
+    model: PreTrainedModel | PeftModel,
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor,
+    *,
+    keep: int,
+    wanted_BK: Tensor,
+    max_padding: float,
+    temperature: float = 1.0,
+    entropy_grad: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`token_logprobs` with entropies of rows of very different lengths, in several forward passes with little padding.
+
+    Args:
+        wanted_BK: True where the log-probability is asked for.
+        max_padding: share of a forward pass that may be padding, see `token_budget_batches`.
+
+    Returns:
+        (logprobs_BK, entropies_BK), 0 where nothing is wanted. Where nothing is wanted at all they are zeros that still
+        depend on the parameters, so that a backward pass finds a graph.
+    """
+    if not wanted_BK.any():
+        everything = {"keep": keep, "temperature": temperature, "with_entropy": True, "entropy_grad": entropy_grad}
+        logprobs_BK, entropies_BK = token_logprobs(model, input_ids_BT, attention_mask_BT, **everything)
+        return 0.0 * logprobs_BK, 0.0 * entropies_BK
+    width = input_ids_BT.shape[1]
+    starts_B = attention_mask_BT.argmax(dim=1)  # of the real tokens, which are contiguous
+    lengths_B = attention_mask_BT.sum(dim=1)
+    logprobs_BT: Tensor | None = None
+    entropies_BT: Tensor | None = None
+    wanted_BT = torch.nn.functional.pad(wanted_BK, (width - keep, 0))
+    for rows in token_budget_batches(lengths_B.tolist(), input_ids_BT.numel(), max_padding=max_padding):
+        at = torch.tensor(rows, device=input_ids_BT.device)
+        longest = int(lengths_B[at].max())
+        columns_L = torch.arange(longest, device=input_ids_BT.device)
+        # Each row's real tokens moved to the left; what is beyond their end is masked.
+        columns_RL = (starts_B[at, None] + columns_L).clamp(max=width - 1)
+        real_RL = columns_L < lengths_B[at, None]
+        wanted_RL = wanted_BT[at].gather(1, columns_RL) & real_RL
+        if not wanted_RL.any():
+            continue
+        first = int(wanted_RL.any(dim=0).int().argmax())
+        logprobs, entropies = token_logprobs(
+            model,
+            input_ids_BT[at].gather(1, columns_RL),
+            real_RL.long(),
+            keep=longest - max(first, 1),
+            wanted_BK=wanted_RL[:, max(first, 1) :],
+            temperature=temperature,
+            with_entropy=True,
+            entropy_grad=entropy_grad,
+        )
+        if logprobs_BT is None or entropies_BT is None:
+            logprobs_BT, entropies_BT = (logprobs.new_zeros(input_ids_BT.shape) for _ in range(2))
+        target_R, target_L = (wanted_RL[:, max(first, 1) :]).nonzero(as_tuple=True)
+        index = (at[target_R], columns_RL[:, max(first, 1) :][target_R, target_L])
+        logprobs_BT = logprobs_BT.index_put(index, logprobs[target_R, target_L])
+        entropies_BT = entropies_BT.index_put(index, entropies[target_R, target_L])
+    assert logprobs_BT is not None and entropies_BT is not None
+    return logprobs_BT[:, -keep:], entropies_BT[:, -keep:]
 
 
 def predicting_states(

@@ -72,6 +72,7 @@ _LAZY = {
     "merge_and_export": "models.adapters:merge_and_export",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "progress_bar": "evaluation.progress:progress_bar",
+    "ragged_token_logprobs": "likelihood.logprobs:ragged_token_logprobs",
     "ranks": "distributed.ranks",
     "sample": "benchmarks:sample",
     "sections": "training.sections",
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
     from thinker_common.likelihood.boundary import encode_answer as encode_answer
     from thinker_common.likelihood.boundary import split_response as split_response
+    from thinker_common.likelihood.logprobs import ragged_token_logprobs as ragged_token_logprobs
     from thinker_common.likelihood.logprobs import token_logprobs as token_logprobs
     from thinker_common.likelihood.scorer import AnswerScore as AnswerScore
     from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer

@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -33,6 +34,7 @@ from ._common import (
     chat,
     gathered,
     grade,
+    ragged_token_logprobs,
     ranks,
     split_response,
     token_budget_batches,
@@ -42,6 +44,8 @@ from .arguments import rollout_responses
 from .config import MethodSettings
 from .rewards import group_advantages, leave_one_out_advantages, probability_gain, reward_responses
 from .rollout import Rollout, TokenIds, loss_mask, pad, reasoning_mask, whole_mask
+
+MAX_PADDING = 0.1  # share of a forward pass
 
 # B responses of this process's rollout (the G of one prompt stand together), W those of all processes, P prompt tokens
 # (padded on the left), T response tokens (padded on the right)
@@ -408,30 +412,40 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         compute_aux_loss: bool = False,
         **multimodal: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
-        """Log-probabilities and entropies (B, logits_to_keep) of the last tokens, as TRL's loss asks for them."""
+        """Log-probabilities and entropies (B, logits_to_keep) of the last tokens, as TRL's loss asks for them.
+
+        Only those under the loss mask are computed, in passes of rows of similar length; the others are 0.
+        """
         assert not compute_aux_loss and all(value is None for value in multimodal.values()), (
             "text models without experts"
         )
 
-        def compute(policy: PreTrainedModel, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-            return token_logprobs(
+        # ZeRO-3 gathers parameters in every forward pass: ranks then need the same number of passes.
+        max_padding = 1.0 if self._sharded() else MAX_PADDING
+
+        def compute(
+            policy: PreTrainedModel, input_ids_BT: Tensor, attention_mask_BT: Tensor, wanted_BT: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            return ragged_token_logprobs(
                 policy,
                 input_ids_BT,
                 attention_mask_BT,
                 keep=logits_to_keep,
+                wanted_BK=wanted_BT,
+                max_padding=max_padding,
                 temperature=self.temperature,
-                with_entropy=True,
                 entropy_grad=self._entropy_bonus_enabled,
             )
 
         with self.accelerator.autocast():
             logprobs, entropies = call_through(
-                model, self.accelerator.unwrap_model(model), compute, input_ids, attention_mask
+                model, self.accelerator.unwrap_model(model), compute, input_ids, attention_mask, self._loss_tokens
             )
         return logprobs, entropies if compute_entropy else None, None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss, and for `reward: probability` the reward-weighted likelihood of the answer."""
+        self._loss_tokens = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
         loss = super()._compute_loss(model, inputs)
         if "answer_items" not in inputs:
             return loss
@@ -465,7 +479,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         shape = (len(rollout.responses), max(map(len, rollout.responses)))
         together: list[Tensor] = []
         lengths = [len(p) + len(r) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
-        for rows in token_budget_batches(lengths, self.method.max_tokens_per_batch):
+        for rows in token_budget_batches(lengths, self.method.max_tokens_per_batch, max_padding=MAX_PADDING):
             prompt_ids, prompt_mask = self._pad([rollout.prompts[row] for row in rows], "left")
             response_ids, response_mask = self._pad([rollout.responses[row] for row in rows], "right")
             with self.accelerator.autocast():
@@ -490,6 +504,9 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
     def _on_policy(self) -> bool:
         """Whether the update sees the policy that sampled, so that its own log-probabilities are the old ones."""
         return self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) == 0
+
+    def _sharded(self) -> bool:
+        return self.accelerator.num_processes > 1 and is_deepspeed_zero3_enabled()
 
     def _batch(self, rollout: Rollout) -> dict[str, Any]:
         prompt_ids, prompt_mask = self._pad(rollout.prompts, "left")
