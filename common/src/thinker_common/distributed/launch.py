@@ -106,9 +106,8 @@ def _local_plan(settings: LaunchSettings, worker: Sequence[str], gpus: Sequence[
         raise UserError(f"launch.gpus = {ranks}: this machine has {len(gpus)} GPUs{visible}")
     port = settings.master_port or free_port()
     address = settings.master_addr or "127.0.0.1"
-    environment, removed = {}, ()
-    if not gpus:
-        environment = cpu_environment(ranks)
+    environment = {} if gpus else cpu_environment(ranks)
+    removed: tuple[str, ...] = ()
     if settings.launcher == "torchrun":
         command = _torchrun(worker, ranks, nodes=1, node=0, address=address, port=port)
     else:
