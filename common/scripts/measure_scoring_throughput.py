@@ -165,13 +165,14 @@ def item_sets(tokenizer: Any, arguments: argparse.Namespace) -> dict[str, list[P
     chains = [" " + " ".join(problem.steps) + answer for problem, answer in zip(worded, answers, strict=True)]
     questions = [f"Question: {problem.question}\nAnswer:" for problem in worded]
     grouped, least, responses = [], [], []
+    longest_first = sorted(questions, key=len, reverse=True)  # long enough to be cut
     beginnings = [" " + " ".join(chain.split()[:6]) for chain in chains]
     for i in range(few):
         # The answers and solutions of other questions are as good as wrong ones of this question's own.
         of_group = slice(8 * i, 8 * i + 8)
         grouped += [(questions[i], answer) for answer in answers[of_group]]
         wanted = 4 * max(map(length, beginnings[of_group]))
-        words = max(questions[of_group], key=len).split(" ")
+        words = longest_first[i].split(" ")
         enough = next(n for n in range(1, len(words) + 1) if length(" ".join(words[:n])) >= wanted)
         least += [(" ".join(words[:enough]), beginning) for beginning in beginnings[of_group]]
         if i < 2:  # the longest items by far; two groups are as good as more
