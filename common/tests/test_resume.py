@@ -13,7 +13,7 @@ import torch
 
 from thinker_common.errors import SettingsError, UserError
 from thinker_common.training.dependable import choose_together
-from thinker_common.training.signals import SavedAndStopped
+from thinker_common.training.signals import SavedAndStopped, StopSignals
 
 HERE = Path(__file__).parent
 STEPS = 10  # seven make an epoch
@@ -156,6 +156,15 @@ class Signalled(tiny.SupervisedTrainer):
         return super().training_step(*args, **kwargs)
 
 
+@pytest.fixture
+def heard():
+    """A shell's background jobs ignore SIGINT, and the tests may run in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_with_its_own_code(uninterrupted, tmp_path, capsys, monkeypatch, number):
     monkeypatch.setattr(Signalled, "signal", number)
@@ -177,6 +186,14 @@ def test_a_signal_saves_and_ends_with_its_own_code(uninterrupted, tmp_path, caps
     assert resumed.state.global_step == STEPS
 
 
+def test_what_is_ignored_stays_ignored(heard):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signals.received is None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("heard")
 def test_a_second_interrupt_ends_at_once(tmp_path):
     class Twice(Signalled):
         signal = signal.SIGINT  # sent by both forward passes of the step

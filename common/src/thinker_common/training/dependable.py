@@ -154,7 +154,10 @@ class DependableMixin(Trainer):
             )
         if not self.is_deepspeed_enabled:
             model.zero_grad(set_to_none=True)  # the optimiser's step then changes nothing, its moments included
-        self._guard.failed(step, ranks.rank(), ranks.gather(losses, "losses"), float(norm))
+        losses_of_ranks = ranks.gather(losses, "losses")
+        self._guard.save_batches(step, ranks.rank(), losses_of_ranks, float(norm))
+        ranks.barrier("save the batch")  # a rank that ends sooner would take the others with it
+        self._guard.failed(step, losses_of_ranks, float(norm))
         return norm
 
     # ------------------------------------------------------------------------------------------------ saving

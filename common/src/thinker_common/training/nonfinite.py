@@ -39,17 +39,19 @@ class NonFiniteGuard:
         self._skipped_in_a_row = 0
         self._forget()
 
-    def failed(self, step: int, rank: int, losses_of_ranks: Sequence[Sequence[float]], grad_norm: float) -> None:
-        """The step is not: saves batches, and raises unless the step is to be left out. Every rank calls this.
-
-        A rank saves its batches if a loss of its own is not finite; all do where the losses are and the gradient is
-        not.
-        """
-        bad = [number for number, losses in enumerate(losses_of_ranks) if not finite(losses)]
+    def save_batches(self, step: int, rank: int, losses_of_ranks: Sequence[Sequence[float]], grad_norm: float) -> None:
+        """A rank whose losses are not finite saves its batches; all do where the losses are and the gradient is not."""
+        bad = _not_finite(losses_of_ranks)
         if rank in bad or not bad:
-            self._save(step, rank, losses_of_ranks[rank], grad_norm)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            content = {"losses": losses_of_ranks[rank], "grad_norm": grad_norm, "batches": self._batches}
+            torch.save(content, self._folder / f"step-{step}-rank-{rank}.pt")
+
+    def failed(self, step: int, losses_of_ranks: Sequence[Sequence[float]], grad_norm: float) -> None:
+        """The step is not sound. UserError, unless it is to be left out; every rank calls this with the same."""
         self._forget()
         self._skipped_in_a_row += 1
+        bad = _not_finite(losses_of_ranks)
         named = "; ".join(f"the loss of rank {number} is {losses_of_ranks[number]}" for number in bad)
         problem = f"step {step}: {named or f'the norm of the gradient is {grad_norm}'}; the batch is in {self._folder}"
         if self.policy == "stop":
@@ -60,11 +62,6 @@ class NonFiniteGuard:
         if self._skipped_in_a_row >= MOST_SKIPPED:
             raise UserError(f"{problem}. {MOST_SKIPPED} steps in a row were left out: it is not the batch")
 
-    def _save(self, step: int, rank: int, losses: Sequence[float], grad_norm: float) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{step}-rank-{rank}.pt"
-        torch.save({"losses": losses, "grad_norm": grad_norm, "batches": self._batches}, path)
-
     def _forget(self) -> None:
         self._batches.clear()
         self._losses.clear()
@@ -72,3 +69,7 @@ class NonFiniteGuard:
 
 def finite(numbers: Sequence[float]) -> bool:
     return all(math.isfinite(number) for number in numbers)
+
+
+def _not_finite(losses_of_ranks: Sequence[Sequence[float]]) -> list[int]:
+    return [number for number, losses in enumerate(losses_of_ranks) if not finite(losses)]

@@ -29,7 +29,9 @@ class StopSignals:
         self.received: str | None = None  # name of the first signal
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._note) for number in _NUMBERS}
+        # What was ignored from outside stays ignored, as SIGINT is in a shell's background jobs.
+        heard = [number for number in _NUMBERS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(
