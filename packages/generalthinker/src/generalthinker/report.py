@@ -100,10 +100,10 @@ def sample_sections(rows: Sequence[Mapping[str, Any]]) -> list[Curves | Texts]:
     ]
     for name, own in by_problem.items():
         shown = evenly(own, SHOWN_VALIDATIONS)
-        note = f"{own[0]['question']}\nreference: {own[0]['answer']}"
-        if len(shown) < len(own):
-            note += f"\n{len(shown)} of {len(own)} validations; all of them are in {NAME}"
-        sections.append(Texts(f"Through training: {name}", [(verdict(row), row["text"]) for row in shown], note=note))
+        note = f"{len(shown)} of {len(own)} validations; all of them are in {NAME}" if len(shown) < len(own) else ""
+        texts = [("question", f"{own[0]['question']}\n\nreference: {own[0]['answer']}")]
+        texts += [(verdict(row), row["text"]) for row in shown]
+        sections.append(Texts(f"Through training: {name}", texts, note=note))
     return sections
 
 

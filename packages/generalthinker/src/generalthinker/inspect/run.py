@@ -15,7 +15,7 @@ from ..report import CURVES, by_id, curve, curve_sections, evenly, sample_sectio
 from ..samples import NAME, read_rows, read_samples
 
 SHADES = "▁▂▃▄▅▆▇█"
-CURVE_WIDTH = 20
+CURVE_WIDTH = 18
 SHOWN_VALIDATIONS = 6  # of one problem, on a terminal
 
 
@@ -38,12 +38,14 @@ def show_run(folder: RunFolder, console: Console, page: Path | None) -> None:
     if page is not None:
         sections: list[Curves | Texts] = [*curve_sections(metrics), *sample_sections(samples)]
         config = (folder.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
-        write_report(page, "Run", f"{folder.path}\n{state}", [*sections, Texts("Settings", [("config.yaml", config)])])
+        write_report(
+            page, "Training run", f"{folder.path}\n{state}", [*sections, Texts("Settings", [("config.yaml", config)])]
+        )
 
 
 def _curves(metrics: Sequence[dict[str, Any]]) -> Table:
     """A row for each metric: first and last value, the range, and its course."""
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for name in ("first", "last", "least", "most"):
         table.add_column(name, justify="right", no_wrap=True)
