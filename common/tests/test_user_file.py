@@ -135,3 +135,23 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
     with pytest.raises(DataError, match=r"empty\.jsonl: the file holds no rows"):
         load_jsonl(tmp_path / "empty.jsonl")
+
+
+def test_half_a_character_is_no_text(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        '{"question": "a \\ud83d\\ude00 whole one", "answer": "1"}\n{"question": "half \\ud83d of it", "answer": "1"}\n'
+    )
+    with pytest.raises(DataError, match=r"mine.jsonl, line 2, column 1: \\ud83d alone is half of a character"):
+        load_jsonl(path)
+
+
+def test_a_benchmark_without_a_problem_is_an_error(tmp_path):
+    from thinker_common.benchmarks import load_benchmark
+
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "How many?", "answer": "no mark"}\n')
+    with pytest.raises(
+        DataError, match=r"no row is a problem of gsm8k \(1 rows: no question, or no number after ####\)"
+    ):
+        load_benchmark("gsm8k", data_dir=tmp_path)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import SettingsError, UserError
+from ..errors import DataError, SettingsError, UserError
 from .problem import BenchmarkInfo, Kind, LoadedBenchmark, Problem
 
 __all__ = [
@@ -71,6 +71,9 @@ def load_benchmark(
             there = f"there are: {', '.join(known)}" if known else "it has none"
             raise SettingsError(f"{name} has no option {option!r}{_nearest(option, known)} ({there})")
     loaded: LoadedBenchmark = module.load(split, None if data_dir is None else Path(data_dir), revision, **options)
+    if not loaded.problems:
+        reasons = "; ".join(f"{count} rows: {reason}" for reason, count in loaded.dropped.items() if count)
+        raise DataError(f"{loaded.source}: no row is a problem of {name} ({reasons or 'it has no rows'})")
     return loaded if limit is None else sample(loaded, limit, seed)
 
 

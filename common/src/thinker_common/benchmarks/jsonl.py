@@ -107,7 +107,7 @@ def parse_array(path: Path, content: bytes) -> Iterator[Line]:
             raise DataError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON ({error.msg})") from None
         except (RecursionError, ValueError) as error:
             raise broken(f"JSON that cannot be read ({error})") from None
-        yield Line(path, number, text[begin:end], _as_object(row, broken))
+        yield Line(path, number, text[begin:end], _as_object(row, text[begin:end], broken))
         position = _skip_space(text, end)
         number += text.count("\n", begin, position)
         separator = text[position : position + 1]
@@ -174,11 +174,16 @@ def _parse(path: Path, number: int, text: str) -> dict[str, Any]:
         raise DataError(f"{path}, line {number}, column {error.colno}: broken JSON ({error.msg})") from None
     except (RecursionError, ValueError) as error:  # nested too deeply; a number with thousands of digits
         raise DataError(f"{path}, line {number}, column 1: JSON that cannot be read ({error})") from None
-    return _as_object(row, lambda reason: DataError(f"{path}, line {number}, column 1: {reason}"))
+    return _as_object(row, text, lambda reason: DataError(f"{path}, line {number}, column 1: {reason}"))
 
 
-def _as_object(row: Any, broken: Callable[[str], DataError]) -> dict[str, Any]:
+def _as_object(row: Any, text: str, broken: Callable[[str], DataError]) -> dict[str, Any]:
     if not isinstance(row, dict):
         kind = {list: "a list", str: "a string", type(None): "null"}.get(type(row), "a bare value")
         raise broken(f"a row must be a JSON object, and this is {kind}")
+    if "\\ud" in text.lower():  # an escape such as \ud83d, which is half of a character
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise broken(f"\\u{ord(error.object[error.start]):04x} alone is half of a character") from None
     return row

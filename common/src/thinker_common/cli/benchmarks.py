@@ -161,7 +161,7 @@ def _facts(name: str) -> dict[str, Any]:
         "license": info.license,
         "citation": info.citation,
         "traps": list(info.notes),
-        "shares_questions_with": list(info.shares),
+        "compared_with": list(info.shares),
         "options": {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY},
         "reading": inspect.getdoc(module.load),
     }
@@ -216,8 +216,8 @@ def _print_facts(facts: Mapping[str, Any]) -> None:
             "rows": _rows(hub["splits"], hub_names=True),
         }
     lines |= {"licence": facts["license"], "citation": facts["citation"]}
-    if facts["shares_questions_with"]:
-        lines["shares"] = f"questions with {', '.join(facts['shares_questions_with'])}"
+    if facts["compared_with"]:
+        lines["compared"] = f"with the questions of {', '.join(facts['compared_with'])}"
     for label, text in lines.items():
         typer.echo(f"{label:<10}{text}")
     typer.echo(f"\n{facts['reading']}")

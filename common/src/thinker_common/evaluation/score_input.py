@@ -142,11 +142,6 @@ class _Reader:
             raise self._error(line, field, f"must be a text, and is {_kind(value)}", index)
         if not value:
             raise self._error(line, field, "is empty", index)
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(value[error.start]):04x}"
-            raise self._error(line, field, f"holds half a character ({half})", index) from None
 
     def _error(self, line: Line, field: str, message: str, index: str = "") -> DataError:
         theirs = self.column(field)

@@ -58,7 +58,10 @@ def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> 
             "save it there with tokenizer.save_pretrained(folder)"
         )
     with _loading(source):
-        tokenizer = AutoTokenizer.from_pretrained(source.name, revision=revision, padding_side="left")
+        # Said explicitly: left open, transformers would ask at the terminal whether to run a model's own code.
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.name, revision=revision, padding_side="left", trust_remote_code=False
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"{source.name}: the tokenizer has neither a padding nor an end-of-sequence token")
@@ -81,7 +84,7 @@ def load_config(name_or_path: str | Path, *, revision: str | None = None) -> Pre
     if source.is_folder and not (Path(source.name) / "config.json").is_file():
         raise UserError(f"{source.name}: no config.json in this folder, so it is not a Hugging Face model")
     with _loading(source):
-        return AutoConfig.from_pretrained(source.name, revision=revision)
+        return AutoConfig.from_pretrained(source.name, revision=revision, trust_remote_code=False)
 
 
 def load_policy(
