@@ -91,7 +91,7 @@ def trains_in_bfloat16(settings: Settings) -> bool:
 
 
 def weights_dtype(settings: Settings) -> str:
-    """Weights that are trained stay in float32; LoRA's base need not. What is computed in bfloat16, autocast decides."""
+    """Trained weights stay in float32, LoRA's base need not; what is computed in bfloat16, autocast decides."""
     if settings.model.dtype == "float16":
         raise SettingsError("model.dtype = 'float16': expected auto, float32 or bfloat16 (float16 needs loss scaling)")
     return settings.model.dtype if settings.model.lora is not None else "float32"

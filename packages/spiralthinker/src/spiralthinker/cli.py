@@ -36,7 +36,7 @@ def train_command(
     launcher: launch.Launcher = None,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Trains stage 1 (explicit), stage 2 (implicit) or both; without a recipe, the embedded model on generated problems.
+    """Trains stage 1 (explicit), stage 2 (implicit) or both; without a recipe, the embedded model on word problems.
 
     The recipe's settings can be changed one by one as SECTION.KEY=VALUE. The same command with the same --output goes
     on where it stopped.

@@ -336,10 +336,14 @@ class SpiralThinkerModel(nn.Module):
         rows_U, rounds_U = batch["has_block"].nonzero(as_tuple=True)
         return kept_LBED[:, rows_U, batch["eots"][rows_U, rounds_U]], read.token_passes
 
-    def nll(self, states_BTD: Tensor, batch: Batch, *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
+    def nll(self, states_BTD: Tensor, batch: Batch, *, chunks: int | None = None) -> Tensor:
         """The negative log-likelihood, in nats, of all target tokens of the batch together.
 
-        Each is predicted at the real token before it, past any padding.
+        Each is predicted at the real token before it, past any padding. The head works on one chunk of them at a time.
+
+        Args:
+            chunks: how many; default as many as `CHUNK_TOKENS` wants. Under ZeRO-3, where the head is gathered for each
+                of them, all ranks must have the same number.
         """
         head = self.head()
         real_BT = batch["mask"].bool()
@@ -351,8 +355,9 @@ class SpiralThinkerModel(nn.Module):
         def nll(states_CD: Tensor, targets_C: Tensor) -> Tensor:
             return -log_softmax(head(states_CD)).gather(-1, targets_C[:, None]).sum()
 
-        chunks = zip(states_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
-        sums = [checkpoint(nll, states_CD, targets_C, use_reentrant=False) for states_CD, targets_C in chunks]
+        number = needed_chunks(len(targets_N)) if chunks is None else chunks
+        parts = zip(states_ND.tensor_split(number), targets_N.tensor_split(number), strict=True)
+        sums = [checkpoint(nll, states_CD, targets_C, use_reentrant=False) for states_CD, targets_C in parts]
         return torch.stack(sums).sum()
 
     def generate(
@@ -405,6 +410,11 @@ class SpiralThinkerModel(nn.Module):
         ]
         padded = pad_sequence(sequences, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         return padded.to(input_ids.device)
+
+
+def needed_chunks(targets: int) -> int:
+    """In how many chunks the head works on so many positions."""
+    return max(1, -(-targets // CHUNK_TOKENS))
 
 
 class Reader:

@@ -48,8 +48,8 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         say(f"  tokens: {tokens / len(rows):.0f} an example, {longest} the longest")
         if steps:
             say(
-                f"  latent steps: {steps / len(rows):.1f} an example; token passes: {(tokens + iterated) / len(rows):.0f}"
-                " an example (sequential schedule, without the teacher)"
+                f"  latent steps: {steps / len(rows):.1f} an example; token passes: "
+                f"{(tokens + iterated) / len(rows):.0f} an example (sequential schedule, without the teacher)"
             )
         checked = checked_arguments(settings, stage)
         deepspeed = deepspeed_settings(settings, checked, ranks=ranks)
@@ -82,8 +82,9 @@ def kept_prefixes(shape: memory.ModelShape, settings: Settings, micro_batch: int
     item = 2 if trains_in_bfloat16(settings) else 4
     size = copies * 2 * shape.layers * micro_batch * longest * shape.kv_heads * shape.head_dim * item
     return (
-        f"besides, at most {size / memory.GIB:.2f} GiB for keys and values: {copies} readings (K x latent steps) x 2 x "
-        f"{shape.layers} layers x {micro_batch} rows x {longest} positions x {shape.kv_heads * shape.head_dim} x {item} B"
+        f"besides, at most {size / memory.GIB:.2f} GiB for keys and values: {copies} readings (K x latent steps) x "
+        f"{shape.layers} layers x {micro_batch} rows x {longest} positions x 2 x {shape.kv_heads * shape.head_dim} x "
+        f"{item} B"
     )
 
 

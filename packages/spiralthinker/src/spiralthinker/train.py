@@ -169,8 +169,8 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ models
 
-    # Models are made whole on every rank, since their embeddings are measured and made larger. What DeepSpeed shards, it
-    # shards when training begins; until then transformers must not know of it.
+    # Models are made whole on every rank, since their embeddings are measured and made larger. What DeepSpeed shards,
+    # it shards when training begins; until then transformers must not know of it.
 
     def first_model(self) -> SpiralThinkerModel:
         """What the first stage of the run starts from: a plain model, or one of ours."""

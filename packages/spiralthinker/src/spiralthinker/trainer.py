@@ -22,7 +22,7 @@ from .alignment import alignment, deviation, iteration_weights, moments
 from .columns import Batch, lay_out, with_rounds
 from .config import MethodSettings
 from .iteration import Past
-from .model import SpiralThinkerModel
+from .model import SpiralThinkerModel, needed_chunks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -124,8 +124,9 @@ class SpiralThinkerTrainer(SupervisedTrainer):
             through_iterations=self.method.through_iterations,
             every_reading=self.stage == "implicit" and self.method.cross_entropy == "every" and self.iterations > 0,
         )
-        nll = torch.stack([self.spiral.nll(states, batch) for states in iterated.readings]).mean()
         units = self.count_units(batch)
+        chunks = ranks.largest(needed_chunks(units["target_tokens"]))
+        nll = torch.stack([self.spiral.nll(states, batch, chunks=chunks) for states in iterated.readings]).mean()
         counts = float(batch["counts"])
         self._note("cross_entropy", nll.detach() * counts, units["target_tokens"] * counts)
         self._note("token_passes", float(passes), 0.0)
