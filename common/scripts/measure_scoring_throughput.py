@@ -7,8 +7,8 @@ r"""Measures the throughput of scoring: AnswerScorer against lm-evaluation-harne
 Needs lm-eval (pip install lm-eval==0.4.13). One model, one process, the same texts for both, tokenization included:
 
 - grouped: a GSM8K question and eight answers, " The answer is 18."
-- grouped_4x: a question cut to four times the length of the longest of eight continuations, which begin differently
-  (the first six words of solutions): the least that a shared prompt can save
+- grouped_4x: the first 32 tokens of a question and eight continuations of 8 tokens that begin differently (those of
+  solutions): the least that a shared prompt can save
 - apart: questions with one answer each, nothing to share
 - responses: a GSM8K question and eight chains of reasoning, each with its answer (as in training; no goal)
 - letters: a CommonsenseQA question and the five letters (HFLM reuses logits here; no goal)
@@ -158,23 +158,18 @@ def item_sets(tokenizer: Any, arguments: argparse.Namespace) -> dict[str, list[P
         worded = load_benchmark("chains", limit=many, seed=arguments.seed).problems
         choice = load_benchmark("facts", limit=many // 2, seed=arguments.seed).problems
 
-    def length(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    def first_tokens(text: str, count: int) -> str:
+        return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:count])
 
     answers = [f" The answer is {problem.answer}." for problem in worded]
     chains = [" " + " ".join(problem.steps) + answer for problem, answer in zip(worded, answers, strict=True)]
     questions = [f"Question: {problem.question}\nAnswer:" for problem in worded]
     grouped, least, responses = [], [], []
-    longest_first = sorted(questions, key=len, reverse=True)  # long enough to be cut
-    beginnings = [" " + " ".join(chain.split()[:6]) for chain in chains]
     for i in range(few):
         # The answers and solutions of other questions are as good as wrong ones of this question's own.
         of_group = slice(8 * i, 8 * i + 8)
         grouped += [(questions[i], answer) for answer in answers[of_group]]
-        wanted = 4 * max(map(length, beginnings[of_group]))
-        words = longest_first[i].split(" ")
-        enough = next(n for n in range(1, len(words) + 1) if length(" ".join(words[:n])) >= wanted)
-        least += [(" ".join(words[:enough]), beginning) for beginning in beginnings[of_group]]
+        least += [(first_tokens(questions[i], 32), first_tokens(chain, 8)) for chain in chains[of_group]]
         if i < 2:  # the longest items by far; two groups are as good as more
             responses += [(questions[i], chain) for chain in chains[of_group]]
     return {
