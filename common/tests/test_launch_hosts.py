@@ -7,6 +7,7 @@ sshd would; everything else is real: the hostfile, the launchers, the addresses,
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -54,6 +55,8 @@ if "kill" in sys.argv:
     with phases.phase("step 3"):
         if ranks.rank() == 1:
             print("last words", flush=True)
+            with open(sys.argv[2], "w") as file:
+                file.write(str(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
         ranks.barrier("never")
 dist.destroy_process_group()
@@ -143,11 +146,14 @@ def test_deepspeed_trains_on_the_hosts_of_a_hostfile(on_two_hosts, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_death_on_another_host_is_reported_on_both(on_two_hosts):
-    done = on_two_hosts("torchrun", COLLECTIVE, "kill")
+def test_a_death_on_another_host_is_reported_on_both(on_two_hosts, tmp_path, record_property):
+    done = on_two_hosts("torchrun", COLLECTIVE, "kill", str(tmp_path / "when"))
+    seconds = time.time() - float((tmp_path / "when").read_text())
     assert done.returncode == 137, done.stderr
     message = "error: rank 1 on node-2 was killed by SIGKILL"
     # By the launching process, and by a worker on either host.
     assert done.stderr.count(message) == 3, done.stderr
     assert 'in phase "step 3"' in done.stderr
     assert "\n  last words\n" in done.stderr
+    assert seconds < 60
+    record_property("torchrun, two hosts, killed before a collective", f"{seconds:.1f} s to the end on both")

@@ -111,11 +111,12 @@ class Estimate:
             for part in self.parts:
                 if part.phase == phase:
                     on_host = " (host)" if part.where == "host" else ""
-                    lines.append(f"  {part.name:<{width}} {_gib(part.bytes):>10}  = {part.why}{on_host}")
+                    lines.append(f"  {part.name:<{width}} {_size(part.bytes):>10}  = {part.why}{on_host}")
         highest = max(self.phases(), key=lambda phase: self._sum(phase, "device"))
         host = self.peak("host")
         lines.append(
-            f"peak a rank: {_gib(self.peak())} in {highest}" + (f"; in the host's memory {_gib(host)}" if host else "")
+            f"peak a rank: {_size(self.peak())} in {highest}"
+            + (f"; in the host's memory {_size(host)}" if host else "")
         )
         return lines
 
@@ -340,8 +341,8 @@ def traffic(shape: ModelShape, job: Job) -> tuple[float, str]:
 # ---------------------------------------------------------------------------------------------------------------- words
 
 
-def _gib(bytes_: float) -> str:
-    return f"{bytes_ / GIB:.2f} GiB"
+def _size(bytes_: float) -> str:
+    return f"{bytes_ / GIB:.2f} GiB" if bytes_ >= 0.1 * GIB else f"{bytes_ / 2**20:.1f} MiB"
 
 
 def _count(number: float) -> str:
