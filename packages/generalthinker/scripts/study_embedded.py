@@ -39,7 +39,8 @@ def run(output: Path, condition: str, seed: int, overrides: list[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
     command = [
         sys.executable, "-c", "from generalthinker.cli import main; main()", "train", "--recipe", "embedded",
-        "--output", str(folder), "--seed", str(seed), "evaluation.limit=null", "evaluation.export=last", *CONDITIONS[condition], *overrides,
+        "--output", str(folder), "--seed", str(seed), "evaluation.limit=null",
+        "evaluation.export=last", *CONDITIONS[condition], *overrides,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     output.mkdir(parents=True, exist_ok=True)

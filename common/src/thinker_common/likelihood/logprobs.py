@@ -159,8 +159,9 @@ def ragged_token_logprobs(
         depend on the parameters, so that a backward pass finds a graph.
     """
     if not wanted_BK.any():
-        everything = {"keep": keep, "temperature": temperature, "with_entropy": True, "entropy_grad": entropy_grad}
-        logprobs_BK, entropies_BK = token_logprobs(model, input_ids_BT, attention_mask_BT, **everything)
+        logprobs_BK, entropies_BK = token_logprobs(
+            model, input_ids_BT, attention_mask_BT, keep=keep, with_entropy=True, entropy_grad=entropy_grad
+        )
         return 0.0 * logprobs_BK, 0.0 * entropies_BK
     width = input_ids_BT.shape[1]
     starts_B = attention_mask_BT.argmax(dim=1)  # of the real tokens, which are contiguous

@@ -37,7 +37,7 @@ def export_trained(
     unset_hf_deepspeed_config()  # what is loaded from here on is not sharded
 
     def write() -> PreTrainedModel:
-        whole = rebuild() if sharded else model
+        whole: Any = rebuild() if sharded else model
         if best is not None:
             load_trained_weights(whole, best.load())
         elif weights is not None:

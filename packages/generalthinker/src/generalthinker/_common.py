@@ -39,7 +39,6 @@ _LAZY = {
     "PhaseCallback": "distributed.callback:PhaseCallback",
     "Problem": "benchmarks.problem:Problem",
     "RunIdentity": "training.resume:RunIdentity",
-    "RunValues": "distributed.deepspeed_config:RunValues",
     "ScoringItem": "likelihood.scorer:ScoringItem",
     "Table": "evaluation.report:Table",
     "Texts": "evaluation.report:Texts",
@@ -53,7 +52,7 @@ _LAZY = {
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
     "data_fingerprint": "training.resume:data_fingerprint",
-    "deepspeed_config": "distributed.deepspeed_config:deepspeed_config",
+    "deepspeed_settings": "training.engine_arguments:deepspeed_settings",
     "encode_answer": "likelihood.boundary:encode_answer",
     "evaluate": "evaluation.evaluate:evaluate",
     "export_trained": "training.export:export_trained",
@@ -63,7 +62,6 @@ _LAZY = {
     "in_rank": "distributed.launch:in_rank",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
-    "load_config": "models.load:load_config",
     "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_policy": "models.load:load_policy",
     "load_settings": "training.settings:load_settings",
@@ -82,7 +80,9 @@ _LAZY = {
     "to_yaml": "training.settings:to_yaml",
     "token_budget_batches": "likelihood.batching:token_budget_batches",
     "token_logprobs": "likelihood.logprobs:token_logprobs",
+    "trains_in_bfloat16": "training.engine_arguments:trains_in_bfloat16",
     "use_cpu": "distributed.join:use_cpu",
+    "weights_dtype": "training.engine_arguments:weights_dtype",
     "write_report": "evaluation.report:write_report",
 }
 
@@ -95,8 +95,6 @@ if TYPE_CHECKING:
     from thinker_common.distributed import memory as memory
     from thinker_common.distributed import ranks as ranks
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
-    from thinker_common.distributed.deepspeed_config import RunValues as RunValues
-    from thinker_common.distributed.deepspeed_config import deepspeed_config as deepspeed_config
     from thinker_common.distributed.engine import check_engine as check_engine
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.join import join as join
@@ -131,13 +129,15 @@ if TYPE_CHECKING:
     from thinker_common.models import chat as chat
     from thinker_common.models.adapters import add_lora as add_lora
     from thinker_common.models.adapters import merge_and_export as merge_and_export
-    from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights
     from thinker_common.training.dependable import DependableMixin as DependableMixin
     from thinker_common.training.dependable import choose_together as choose_together
+    from thinker_common.training.engine_arguments import deepspeed_settings as deepspeed_settings
+    from thinker_common.training.engine_arguments import trains_in_bfloat16 as trains_in_bfloat16
+    from thinker_common.training.engine_arguments import weights_dtype as weights_dtype
     from thinker_common.training.export import export_trained as export_trained
     from thinker_common.training.forward import call_through as call_through
     from thinker_common.training.plain_yaml import parse_yaml as parse_yaml

@@ -12,12 +12,11 @@ from trl import GRPOConfig
 
 from ._common import (
     RunFolder,
-    RunValues,
     SettingsError,
     check_arguments,
-    deepspeed_config,
+    deepspeed_settings,
     in_rank,
-    load_config,
+    trains_in_bfloat16,
     use_cpu,
 )
 from .config import LEAST_ARGUMENTS, LOSS_TYPES, MANAGED_ARGUMENTS, Settings
@@ -43,65 +42,30 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
     except (ValueError, RuntimeError, ImportError) as error:
         raise SettingsError(f"training.report_to = {checked['report_to']!r}: {error}") from error
     generation = settings.generation
-    bf16 = trains_in_bfloat16(settings)
     try:
         return GRPOConfig(
             output_dir=str(RunFolder(output).checkpoints),
             use_cpu=use_cpu(settings.launch),
             # Outside a rank (a dry run) transformers would compare it with one process.
-            deepspeed=deepspeed_settings(settings, checked, ranks=world_size()) if in_rank() else None,
+            deepspeed=run_deepspeed(settings, checked, ranks=world_size()) if in_rank() else None,
             max_completion_length=generation.max_new_tokens,
             temperature=generation.temperature,
             top_p=generation.top_p,
             top_k=generation.top_k,
-            **{"bf16": bf16, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(), **checked},
+            **{
+                "bf16": trains_in_bfloat16(settings.model),
+                "disable_tqdm": True,
+                "dataloader_pin_memory": torch.cuda.is_available(),
+                **checked,
+            },
         )
     except ValueError as error:
         raise SettingsError(f"training: {error}") from error
 
 
-def deepspeed_settings(settings: Settings, checked: Mapping[str, Any], *, ranks: int) -> dict[str, Any] | None:
-    """DeepSpeed's configuration, its "auto" values filled; None without DeepSpeed.
-
-    Args:
-        checked: the arguments of GRPOConfig that the settings name.
-        ranks: of the run.
-    """
-    if not settings.launch.uses_deepspeed:
-        return None
-    values = {name: field.default for name, field in GRPOConfig.__dataclass_fields__.items()} | dict(checked)
-    config = load_config(settings.model.name_or_path, revision=settings.model.revision).get_text_config()
-    return deepspeed_config(
-        settings.launch,
-        RunValues(
-            micro_batch=values["per_device_train_batch_size"],
-            accumulation=values["gradient_accumulation_steps"],
-            world_size=ranks,
-            max_grad_norm=values["max_grad_norm"],
-            bf16=trains_in_bfloat16(settings),
-            learning_rate=values["learning_rate"],
-            betas=(values["adam_beta1"], values["adam_beta2"]),
-            eps=values["adam_epsilon"],
-            weight_decay=values["weight_decay"],
-            hidden_size=config.hidden_size,
-            cpu=use_cpu(settings.launch),
-        ),
-    )
-
-
-def trains_in_bfloat16(settings: Settings) -> bool:
-    wanted = settings.model.dtype in ("auto", "bfloat16")
-    return wanted and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-
-
-def weights_dtype(settings: Settings) -> str:
-    """Weights that are trained stay in float32, since an update of 1e-6 vanishes in bfloat16; LoRA's base need not.
-
-    What is computed in bfloat16 then, autocast decides (`trains_in_bfloat16`).
-    """
-    if settings.model.dtype == "float16":
-        raise SettingsError("model.dtype = 'float16': expected auto, float32 or bfloat16 (float16 needs loss scaling)")
-    return settings.model.dtype if settings.model.lora is not None else "float32"
+def run_deepspeed(settings: Settings, checked: Mapping[str, Any], *, ranks: int) -> dict[str, Any] | None:
+    """DeepSpeed's configuration of a run of `ranks` processes, None without; `checked`: GRPOConfig's arguments."""
+    return deepspeed_settings(settings.launch, settings.model, GRPOConfig, checked, ranks=ranks)
 
 
 def world_size() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
-from ._common import BestWeights, LoadedBenchmark, RunFolder, check_engine, gathered, ranks
+from ._common import BestWeights, EvaluationResult, LoadedBenchmark, RunFolder, check_engine, gathered, ranks
 from .config import Settings
 from .evaluations import evaluate_one
 from .samples import NAME, PROBLEMS, read_samples, sample_rows, write_samples
@@ -89,32 +89,38 @@ class ValidationCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         with gathered(self._trainer.model_wrapped) as model:
-            ranks.on_main(lambda: self._begin_samples(model, state.global_step), "first samples")
+            self._begin_samples(model, state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         every = self._settings.evaluation.every_steps
         if every is None or state.global_step % every:
             return
         with gathered(self._trainer.model_wrapped) as model:
-            ranks.on_main(lambda: self._validate(model, state.global_step), "validation")
+            step, result = state.global_step, self._evaluate(model, self._benchmark)
+            ranks.on_main(lambda: self._keep(model, step, result), "keep the validation")
 
     def _begin_samples(self, model: Any, step: int) -> None:
         """A new run shows where it starts from; one that goes on drops the rows that it will write again."""
         if step:
-            path = self._log.folder.file(NAME)
-            self._samples = [row for row in read_samples(path) if row["step"] <= step]
-            write_samples(path, self._samples)
+            ranks.on_main(lambda: self._forget_samples(step), "samples of the run so far")
         else:
-            few = replace(self._benchmark, problems=self._shown)
-            result = evaluate_one(model, self._tokenizer, few, self._settings, None, None)
-            self._keep_samples(step, result.rows)
+            rows = self._evaluate(model, replace(self._benchmark, problems=self._shown)).rows
+            ranks.on_main(lambda: self._keep_samples(step, rows), "first samples")
+
+    def _evaluate(self, model: Any, benchmark: LoadedBenchmark) -> EvaluationResult:
+        """On all ranks together."""
+        return evaluate_one(model, self._tokenizer, benchmark, self._settings, None, None)
+
+    def _forget_samples(self, after_step: int) -> None:
+        path = self._log.folder.file(NAME)
+        self._samples = [row for row in read_samples(path) if row["step"] <= after_step]
+        write_samples(path, self._samples)
 
     def _keep_samples(self, step: int, generations: Sequence[Mapping[str, Any]]) -> None:
         self._samples += sample_rows(step, self._shown, generations)
         write_samples(self._log.folder.file(NAME), self._samples)
 
-    def _validate(self, model: Any, step: int) -> None:
-        result = evaluate_one(model, self._tokenizer, self._benchmark, self._settings, None, None)
+    def _keep(self, model: Any, step: int, result: EvaluationResult) -> None:
         self._best.offer(model, step, result.accuracy)
         self._log.write(
             {

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ._common import (
     Comparison,
@@ -15,8 +16,8 @@ from ._common import (
     evaluate,
     load_benchmark,
     progress_bar,
+    trains_in_bfloat16,
 )
-from .arguments import trains_in_bfloat16
 from .config import Settings
 
 
@@ -32,7 +33,7 @@ def load_evaluations(settings: Settings) -> list[LoadedBenchmark]:
 
 
 def evaluate_all(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     benchmarks: Sequence[LoadedBenchmark],
     settings: Settings,
@@ -49,7 +50,7 @@ def evaluate_all(
 
 
 def evaluate_one(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     benchmark: LoadedBenchmark,
     settings: Settings,
@@ -57,7 +58,7 @@ def evaluate_one(
     update: Callable[..., None] | None,
 ) -> EvaluationResult:
     # One precision for before, during and after: the trainer's own.
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=trains_in_bfloat16(settings)):
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=trains_in_bfloat16(settings.model)):
         return evaluate(
             model,
             tokenizer,

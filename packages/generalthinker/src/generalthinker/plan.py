@@ -6,14 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from trl import GRPOConfig
 
-from ._common import check_arguments, memory, to_yaml
-from .arguments import (
-    deepspeed_settings,
-    planned_steps,
-    rollout_responses,
-    training_arguments,
-    trains_in_bfloat16,
-)
+from ._common import check_arguments, memory, to_yaml, trains_in_bfloat16
+from .arguments import planned_steps, rollout_responses, run_deepspeed, training_arguments
 from .config import MANAGED_ARGUMENTS, Settings
 from .prepare import prepare
 
@@ -52,7 +46,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         f"{settings.generation.max_new_tokens} of a response))"
     )
     checked = check_arguments(settings.training, GRPOConfig, managed=MANAGED_ARGUMENTS)
-    deepspeed = deepspeed_settings(settings, checked, ranks=ranks)
+    deepspeed = run_deepspeed(settings, checked, ranks=ranks)
     if deepspeed is not None:
         say(f"DeepSpeed: {json.dumps(deepspeed, indent=2)}")
     job = memory.Job(
@@ -62,7 +56,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         ranks=ranks,
         zero=None if deepspeed is None else deepspeed.get("zero_optimization", {}).get("stage", 0),
         offload=settings.launch.offload,
-        bf16=trains_in_bfloat16(settings),
+        bf16=trains_in_bfloat16(settings.model),
         checkpointing=bool(arguments.activation_checkpointing),
         reference=arguments.beta > 0 and settings.model.lora is None,
         rollout_rows=responses // ranks,

@@ -1,6 +1,6 @@
 """One training run: settings to policy, evaluation before and after, and the folder that holds it all.
 
-On several ranks every rank runs this file from top to bottom; what one does for all (evaluate, write) stands in
+On several ranks every rank runs this file from top to bottom; what one does for all (write) stands in
 `ranks.on_main`, behind which the others wait.
 """
 
@@ -28,6 +28,7 @@ from ._common import (
     flat_settings,
     gathered,
     join,
+    load_policy,
     parse_yaml,
     progress_bar,
     ranks,
@@ -87,11 +88,7 @@ def train(
 
     def evaluate_now(wrapped: Any, when: str) -> None:
         with gathered(wrapped) as model:
-            found = ranks.on_main(
-                lambda: evaluate_all(model, tokenizer, run.benchmarks, settings, folder, when), f"evaluate {when}"
-            )
-        if found is not None:
-            evaluations[when] = found
+            evaluations[when] = evaluate_all(model, tokenizer, run.benchmarks, settings, folder, when)
 
     trainer = GeneralThinkerTrainer(
         model=policy,
@@ -131,7 +128,10 @@ def train(
         rebuild=lambda: fresh_policy(settings, seed),
     )
     if settings.evaluation.at_end:
-        evaluate_now(exported, "after")
+        # Rank 0 has the model that was written; the others read it, in the precision that it has there.
+        dtype = ranks.from_main("" if exported is None else str(exported.dtype).removeprefix("torch."), "precision")
+        trained = load_policy(folder.model, dtype=dtype) if exported is None else exported
+        evaluate_now(trained.to(arguments.device), "after")
     if not ranks.is_main():
         return {}
 

@@ -99,6 +99,9 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
     """
 
     _tag_names = ["generalthinker", "trl", "grpo"]  # noqa: RUF012 (TRL's own attribute)
+    args: GRPOConfig
+    model: PreTrainedModel
+    processing_class: PreTrainedTokenizerBase
 
     def __init__(
         self,
