@@ -151,3 +151,51 @@ def test_a_rank_that_hangs(launch_fault, record_property, launcher, zero, fault)
         f"{launcher}, {f'ZeRO-{zero}' if zero != 'none' else 'DDP'}, a rank {fault}",
         f"{message:.1f} s to the message, {end:.1f} s to the end",
     )
+
+
+SAVING = """
+import sys, time
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
+from thinker_common.distributed import ranks
+from thinker_common.distributed.callback import PhaseCallback
+from thinker_common.models.load import load_tokenizer
+from thinker_common.training.supervised import SupervisedTrainer
+zero, fault, folder = sys.argv[1:]
+class Say(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        time.sleep(0.2)
+        if state.global_step == 2 and ranks.is_main():
+            print("two steps", flush=True)
+arguments = TrainingArguments(
+    output_dir=f"{folder}/output", use_cpu=True, max_steps=10000, per_device_train_batch_size=2, report_to=[],
+    disable_tqdm=True, logging_strategy="no", save_steps=10000, save_total_limit=2)
+torch.manual_seed(0)
+tokenizer = load_tokenizer("embedded")
+model = LlamaForCausalLM(LlamaConfig(vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2))
+rows = [{"input_ids": row, "labels": row} for row in torch.randint(2, 900, (40, 16)).tolist()]
+SupervisedTrainer(model, arguments, rows, tokenizer, callbacks=[PhaseCallback(), Say()]).train()
+"""
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "torchrun"])
+def test_sigterm_saves_on_all_ranks_and_keeps_the_exit_code(tmp_path, launcher):
+    (tmp_path / "launch.py").write_text(LAUNCH)
+    (tmp_path / "job.py").write_text(SAVING)
+    kept = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}}
+    environment = {
+        **kept, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"
+    }  # fmt: skip
+    launching = subprocess.Popen(
+        [sys.executable, tmp_path / "launch.py", launcher, "none", "nothing", str(tmp_path)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert "two steps\n" in iter(launching.stdout.readline, "")
+    launching.send_signal(signal.SIGTERM)
+    _, errors = launching.communicate(timeout=300)
+    assert launching.returncode == 75, errors
+    assert "SIGTERM: saved " in errors and "run the same command again to go on" in errors
+    assert "error:" not in errors
+    [checkpoint] = (tmp_path / "output").glob("checkpoint-*")
+    assert (checkpoint / "model.safetensors").is_file()
+    assert not left_behind(str(tmp_path))
