@@ -80,13 +80,14 @@ def lay_out(rows: Sequence[Row], *, latents: int, pad_token_id: int) -> Batch:
         begins = ends
     columns.append(_padded(rows, begins, [len(row["input_ids"]) for row in rows], pad_token_id))
 
+    has_block = [[number < len(row["bols"]) for number in range(rounds)] for row in rows]
     ids, labels, masks = zip(*columns, strict=True)
     batch = {
         "input_ids": torch.cat(ids, dim=1),
         "labels": torch.cat(labels, dim=1),
         "mask": torch.cat(masks, dim=1),
         "bols": torch.tensor(bols, dtype=torch.long),
-        "has_block": torch.tensor([[number < len(row["bols"]) for number in range(rounds)] for row in rows]),
+        "has_block": torch.tensor(has_block, dtype=torch.bool),
     }
     if rounds:
         explicit_ids = [torch.tensor(row["explicit_ids"], dtype=torch.long) for row in rows]
