@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..benchmarks.problem import LoadedBenchmark, Problem
+from ..distributed import ranks
 from ..errors import DataError, SettingsError
 from ..likelihood.boundary import encode_answer, split_response
 from ..likelihood.scorer import AnswerScorer, ScoringItem
@@ -24,9 +24,10 @@ from ..models.chat import PROMPT_TEMPLATE, fill, render_prompt
 from . import math_equality
 from .comparison import Comparison, compare
 from .generate import Backend, Generation, Generator, check_decoding, check_samples
-from .generations import GenerationsFile, Row, row_key
+from .generations import Row
 from .grading import GRADERS, grade
 from .results import GROUPS, EvaluationResult, summarise
+from .shares import Append, all_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,6 +69,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate `model` on every problem of `benchmark`.
 
+    In a process group it is called on every rank, with the whole model on each, and returns the same on all: the
+    problems are shared out, see `shares`. Under ZeRO-3 enter `distributed.gathered` first.
+
     output: `generations.jsonl`; rows are appended as responses finish, and a run that was killed goes on from them.
         None keeps the rows in memory only.
     template: with `{question}`, which becomes the problem's `prompt_text()`; `chat_template`: see `models.chat`
@@ -77,7 +81,8 @@ def evaluate(
     score_answers: also score the reference answers
     backend: what generates, set up with the same decoding and seed; by default Hugging Face `generate` on `model`.
         `model` may then be None, without `score_answers`; `fingerprint` is what tells it from other models.
-    progress: called with (responses done, responses in all), first with what an earlier run has done
+    progress: called with (responses done, responses in all), first with what an earlier run has done; on several ranks
+        without the shares of the others
 
     Raises UserError when `output` was written under other settings, or a prompt leaves no room for the response;
     SettingsError for an impossible setting.
@@ -130,49 +135,49 @@ def evaluate(
         _check_answers(tokenizer, benchmark.problems)
         scorer = AnswerScorer(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch)
 
-    total = len(problems) * samples
-    rows: dict[tuple[str, int], Row] = {}
-    with GenerationsFile(output, settings) if output is not None else nullcontext() as file:
-        rows.update((row_key(row), row) for row in (file.rows if file is not None else []))
-        # Every sample is a prompt of its own with a key of its own, so that the missing ones can be asked for alone.
-        wanted = [(problem, sample) for problem in benchmark.problems for sample in range(samples)]
-        pending = [(problem, sample) for problem, sample in wanted if (problem.id, sample) not in rows]
-        if progress is not None:
-            progress(len(rows), total)
-
+    def make(share: Sequence[tuple[Problem, int]], append: Append) -> None:
         def on_batch(indices: Sequence[int], responses: Sequence[list[Generation]]) -> None:
-            finished = _rows(
-                [pending[index] for index in indices],
-                [prompts[pending[index][0].id] for index in indices],
-                [generation for (generation,) in responses],
-                model,
-                tokenizer,
-                scorer,
-                grader,
-            )
-            if file is not None:
-                file.append(finished)
-            rows.update((row_key(row), row) for row in finished)
-            if progress is not None:
-                progress(len(rows), total)
+            asked = [share[index] for index in indices]
+            generations = [generation for (generation,) in responses]
+            own = [prompts[problem.id] for problem, _ in asked]
+            append(_rows(asked, own, generations, model, tokenizer, scorer, grader))
 
         backend.sample(
-            [prompts[problem.id] for problem, _ in pending],
-            keys=[f"{problem.id}#{sample}" for problem, sample in pending],
+            [prompts[problem.id] for problem, _ in share],
+            keys=[f"{problem.id}#{sample}" for problem, sample in share],
             on_batch=on_batch,
         )
 
-    return summarise(
-        benchmark,
-        [rows[problem.id, sample] for problem, sample in wanted],
-        samples=samples,
-        ks=ks,
-        grader=grader,
-        seed=seed,
-        decoding=decoding,
-        template=template,
-        chat_template=chat_template,
+    rows = all_rows(
+        # Every sample is a prompt of its own with a key of its own, so that the missing ones can be asked for alone.
+        [(problem, sample) for problem in benchmark.problems for sample in range(samples)],
+        make,
+        key=lambda asked: (asked[0].id, asked[1]),
+        length=lambda asked: len(prompts[asked[0].id]),
+        output=output,
+        settings=settings,
+        progress=progress,
+        name=benchmark.name,
     )
+
+    def figures() -> EvaluationResult:
+        return summarise(
+            benchmark,
+            rows,
+            samples=samples,
+            ks=ks,
+            grader=grader,
+            seed=seed,
+            decoding=decoding,
+            template=template,
+            chat_template=chat_template,
+        )
+
+    # Counted once: a vote compares answers under a clock, which need not stop at the same comparisons on every rank.
+    what = f"figures of {benchmark.name}"
+    result = ranks.from_main(ranks.on_main(figures, what), what)
+    assert result is not None
+    return result
 
 
 def protocol(

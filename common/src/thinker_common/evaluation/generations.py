@@ -2,11 +2,13 @@
 
 A row is told apart by its `id`, that of the problem, and where a problem has several responses by its `sample` besides.
 
-A killed run leaves whole lines, save perhaps the last, and goes on from them.
+A killed run leaves whole lines, save perhaps the last, and goes on from them. Where an evaluation is shared out, every
+rank but the first writes to a file of its own beside it, `generations.rank-1.jsonl`.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -57,6 +59,18 @@ def by_problem(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {problem_id: sorted(own, key=row_key) for problem_id, own in grouped.items()}
 
 
+def rank_file(path: str | Path, rank: int) -> Path:
+    """Where a rank other than 0 writes its part of `path`."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.rank-{rank}{path.suffix}")
+
+
+def rank_files(path: str | Path) -> list[Path]:
+    """Those that there are."""
+    path = Path(path)
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.rank-*{glob.escape(path.suffix)}"))
+
+
 class GenerationsFile:
     """An open `generations.jsonl` of one evaluation: the rows it already holds, and a place to append more."""
 
@@ -72,7 +86,8 @@ class GenerationsFile:
         if self.path.exists():
             written, self.rows = read_generations(self.path)
         if written and written != settings:
-            raise UserError(_what_differs(self.path, written, settings))
+            raise _other_settings(self.path, written, settings)
+        self._settings = settings
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
         content = read_bytes(self.path)
@@ -84,6 +99,19 @@ class GenerationsFile:
         """Add rows, on the disk when this returns. After an OSError (disk full) the file is as it was before."""
         self._write(rows)
         self.rows.extend(dict(row) for row in rows)
+
+    def absorb_rank_files(self) -> None:
+        """Take over the rows that the ranks of a killed run left in files of their own, and remove these.
+
+        A row may be in both: the kill may have come between. Raises like the opening of the file.
+        """
+        for path in rank_files(self.path):
+            written, rows = read_generations(path)
+            if written and written != self._settings:
+                raise _other_settings(path, written, self._settings)
+            known = {row_key(row) for row in self.rows}
+            self.append([row for row in rows if row_key(row) not in known])
+            path.unlink()
 
     def close(self) -> None:
         self._file.close()
@@ -108,13 +136,17 @@ class GenerationsFile:
         self.close()
 
 
-def _what_differs(path: Path, written: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    differences = [
-        f"{name} was {json.dumps(written.get(name))} and is {json.dumps(settings.get(name))}"
-        for name in {**written, **settings}
-        if written.get(name) != settings.get(name)
-    ]
-    return (
-        f"{path} was written under other settings: {'; '.join(differences)}. "
+def what_differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """`name was ... and is ...` for each setting that is not the same."""
+    return "; ".join(
+        f"{name} was {json.dumps(before.get(name))} and is {json.dumps(after.get(name))}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    )
+
+
+def _other_settings(path: Path, written: Mapping[str, Any], settings: Mapping[str, Any]) -> UserError:
+    return UserError(
+        f"{path} was written under other settings: {what_differs(written, settings)}. "
         "Choose another output, or remove that file to begin anew"
     )

@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -29,8 +28,9 @@ from ..likelihood.scorer import AnswerScore, AnswerScorer, ScoringItem
 from ..models.chat import PROMPT_TEMPLATE
 from . import statistics
 from .evaluate import model_fingerprint, problem_hash, prompt_ids, protocol, short_hash
-from .generations import GenerationsFile, Row
+from .generations import Row
 from .results import GROUPS, Groups, finite, group_accuracies, stated_options
+from .shares import Append, all_rows
 from .statistics import Estimate
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def rank(
 ) -> RankingResult:
     """Rank the options of every problem of `benchmark`; problems without options are left out and counted.
 
+    On several ranks as `evaluate`.
+
     output: `ranking.jsonl`; rows are appended as they are scored, and a run that was killed goes on from them
     template, chat_template, progress: as for `evaluate`
 
@@ -127,22 +129,24 @@ def rank(
         "prompts": short_hash(list(prompts.values())),
     }
     scorer = AnswerScorer(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch)
-    rows: dict[str, Row] = {}
-    with GenerationsFile(output, settings) if output is not None else nullcontext() as file:
-        rows.update((row["id"], row) for row in (file.rows if file is not None else []))
+
+    def make(share: Sequence[Problem], append: Append) -> None:
         # Longest first, so that what does not fit fails at once, and similar lengths stand together.
-        pending = sorted((p for p in problems if p.id not in rows), key=lambda p: -len(prompts[p.id]))
-        if progress is not None:
-            progress(len(rows), len(problems))
-        for start in range(0, len(pending), PROBLEMS_A_WRITE):
-            block = pending[start : start + PROBLEMS_A_WRITE]
-            finished = _rows(scorer, block, [prompts[problem.id] for problem in block], form)
-            if file is not None:
-                file.append(finished)
-            rows.update((row["id"], row) for row in finished)
-            if progress is not None:
-                progress(len(rows), len(problems))
-    return _result(benchmark, problems, [rows[problem.id] for problem in problems], form, template, chat_template)
+        for start in range(0, len(share), PROBLEMS_A_WRITE):
+            block = share[start : start + PROBLEMS_A_WRITE]
+            append(_rows(scorer, block, [prompts[problem.id] for problem in block], form))
+
+    rows = all_rows(
+        problems,
+        make,
+        key=lambda problem: (problem.id, 0),
+        length=lambda problem: len(prompts[problem.id]),
+        output=output,
+        settings=settings,
+        progress=progress,
+        name=benchmark.name,
+    )
+    return _result(benchmark, problems, rows, form, template, chat_template)
 
 
 def _options(problem: Problem, form: str) -> tuple[str, ...]:
