@@ -74,10 +74,11 @@ def test_however_else_it_is_spread(name, tmp_path, reference, start, record_prop
     check(parity.MORE_LAYOUTS[name], tmp_path, reference, start, record_property, name)
 
 
-def test_a_mean_per_forward_pass_is_found(tmp_path, reference, start):
+def test_a_mean_per_forward_pass_is_found(tmp_path, reference, start, record_property):
     """The wrong normalisation, with accumulation 2x4: every measure but the drift is beyond its tolerance by far."""
     train(parity.Layout(accumulation=2), tmp_path, "wrong")
     found = parity.difference(tmp_path, reference, start)
+    record_property("parity, wrong normalisation", str(found))
     assert not found.within(parity.TOLERANCE)
     assert found.loss_max > 100 * parity.TOLERANCE.loss_max
     assert found.grad_norm_relative > 100 * parity.TOLERANCE.grad_norm_relative

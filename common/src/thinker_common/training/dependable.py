@@ -68,6 +68,7 @@ class DependableMixin(Trainer):
         check_saving(self.args)
         self._identity = identity or RunIdentity({}, {})
         self._allow_changes = allow_changes
+        assert self.args.output_dir is not None
         self._folder = Path(self.args.output_dir)
         self._guard = NonFiniteGuard(nonfinite, self._folder / "nonfinite")
         self._signals = StopSignals()
@@ -92,7 +93,9 @@ class DependableMixin(Trainer):
 
     # ------------------------------------------------------------------------------------------------ training
 
-    def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs: Any) -> TrainOutput:
+    def train(  # type: ignore[override]  # a path only, not "whatever is newest": `choose_together` verifies that
+        self, resume_from_checkpoint: str | Path | None = None, **kwargs: Any
+    ) -> TrainOutput:
         """Trains; with a checkpoint, from there on, as though the run had never stopped.
 
         Raises:
@@ -127,6 +130,7 @@ class DependableMixin(Trainer):
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         prepared = super()._prepare_inputs(inputs)
+        assert self.model is not None
         if self.model.training:
             self._guard.saw_batch(prepared)
         return prepared

@@ -50,7 +50,7 @@ class SupervisedTrainer(DependableMixin):
             make an optimiser step.
         rows: `input_ids` and `labels` of equal length for each example; labels are the ids of target tokens and -100
             for all others. The first token has nothing before it and is never a target.
-        processing_class: the tokenizer, saved beside the weights; its pad token fills up rows.
+        processing_class: the tokenizer, saved beside the weights; its pad token, if it has one, fills up rows.
         identity, allow_changes, nonfinite: see `DependableMixin`.
 
     Raises:
@@ -75,6 +75,8 @@ class SupervisedTrainer(DependableMixin):
         check_rows(rows)
         if args.n_gpu > 1:
             raise SettingsError(f"{args.n_gpu} GPUs in one process: start one process per GPU with --gpus {args.n_gpu}")
+        self._rows = rows
+        self._pad_token_id = processing_class.pad_token_id or 0  # padding is masked, so that any id will do
         super().__init__(
             model=model,
             args=args,
@@ -90,7 +92,7 @@ class SupervisedTrainer(DependableMixin):
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """The tensors of a forward pass: `input_ids`, `attention_mask` and `labels`, each (B, T)."""
-        return pad_rows(rows, self.processing_class.pad_token_id)
+        return pad_rows(rows, self._pad_token_id)
 
     def count_units(self, batch: Batch) -> dict[str, int]:
         """How many units each term of the loss has in these rows. Every rank and forward pass names the same terms."""
@@ -108,7 +110,7 @@ class SupervisedTrainer(DependableMixin):
     def get_train_dataloader(self) -> EpochLoader:
         args = self.args
         batches = MicroBatches(
-            [len(row["input_ids"]) for row in self.train_dataset],
+            [len(row["input_ids"]) for row in self._rows],
             micro_batch_size=args.per_device_train_batch_size,
             accumulation=args.gradient_accumulation_steps,
             rank=args.process_index,
@@ -116,7 +118,7 @@ class SupervisedTrainer(DependableMixin):
             seed=args.seed if args.data_seed is None else args.data_seed,
         )
         return EpochLoader(
-            WithFillers(self.train_dataset),
+            WithFillers(self._rows),
             batch_sampler=batches,
             collate_fn=self._collate_counted,
             num_workers=args.dataloader_num_workers,
@@ -127,7 +129,7 @@ class SupervisedTrainer(DependableMixin):
         batch = self.collate([row for row, _ in examples])
         return {**batch, "counts": torch.tensor([any(counts for _, counts in examples)])}
 
-    def get_batch_samples(
+    def get_batch_samples(  # type: ignore[override]  # a count for each term; transformers only passes it on
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], dict[str, Tensor]]:
         """The forward passes of one optimiser step on this rank, and how many units the step has on all ranks."""
@@ -141,7 +143,7 @@ class SupervisedTrainer(DependableMixin):
         totals_K = self.accelerator.reduce(totals_K, "sum").clamp(min=1)  # a term without units has the sum 0
         return batches, dict(zip(totals, totals_K, strict=True))
 
-    def compute_loss(
+    def compute_loss(  # type: ignore[override]
         self,
         model: torch.nn.Module,
         inputs: Batch,
