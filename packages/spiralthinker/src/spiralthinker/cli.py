@@ -13,7 +13,10 @@ app = new_app(
     __version__,
     "SpiralThinker (arXiv 2511.08983): latent reasoning with iterated, step-aligned latent tokens.",
 )
-data_app = typer.Typer(rich_markup_mode=None, help="Step-wise data: what the two stages make of it.")
+data_app = typer.Typer(
+    rich_markup_mode=None,
+    help="Step-wise data: what the two stages make of it.\n\n\b\nExamples:\n  spiralthinker data preview",
+)
 
 
 @app.command("train")
