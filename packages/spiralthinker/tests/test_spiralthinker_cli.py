@@ -1,4 +1,4 @@
-"""The command line says what the package has, and does no more."""
+"""The command line says what the package has."""
 
 import json
 
@@ -14,11 +14,11 @@ def ended(capsys, *arguments):
     return caught.value.code, captured.out, captured.err
 
 
-def test_help_says_what_is_missing_and_names_no_verb_of_the_method(capsys):
+def test_help_names_the_verbs(capsys):
     code, text, _ = ended(capsys, "--help")
     assert code == 0
-    assert "not implemented yet" in " ".join(text.split())
-    assert [line.split()[0] for line in text.partition("Commands:\n")[2].splitlines()] == ["doctor"]
+    verbs = {line.split()[0] for line in text.partition("Commands:\n")[2].splitlines()}
+    assert {"train", "data", "recipes", "doctor"} <= verbs
 
 
 def test_version_and_doctor(capsys):
@@ -27,7 +27,16 @@ def test_version_and_doctor(capsys):
     assert set(json.loads(text)["distributions"]) == {"spiralthinker", "thinker-common"}
 
 
-def test_training_is_no_verb(capsys):
-    code, _, err = ended(capsys, "train")
+def test_a_users_mistake_ends_with_a_line(capsys):
+    code, _, err = ended(capsys, "train", "--recipe", "embeded", "--dry-run")
     assert code == 2
-    assert err.startswith("error: No such command 'train'.")
+    assert "did you mean 'embedded'" in err
+    code, _, err = ended(capsys, "train", "--recipe", "embedded", "--config", "mine.yaml")
+    assert code == 2
+    assert "exclude each other" in err
+
+
+def test_recipes_are_listed(capsys):
+    code, text, _ = ended(capsys, "recipes", "list")
+    assert code == 0
+    assert text.startswith("embedded")

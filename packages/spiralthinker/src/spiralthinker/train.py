@@ -205,7 +205,8 @@ class Run:
             return []
         model = start()
         data = training_data(model, self.problems)
-        rows = data.rows(model, implicit=stage == "implicit")
+        # Those of both stages: what only the second could not use is said before the first is trained.
+        rows = {each: data.rows(model, implicit=each == "implicit") for each in self.stages}[stage]
         frozen = stage == "implicit" and settings.method.alignment and settings.method.teacher == "frozen"
         teacher = start().eval().requires_grad_(False) if frozen else None
         arguments = self.arguments(stage)

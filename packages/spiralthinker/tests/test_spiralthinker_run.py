@@ -1,0 +1,193 @@
+"""Whole runs through the command line, on the embedded model: what is promised of a run folder, and going on."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from spiralthinker.cli import app
+from spiralthinker.config import MethodSettings, Settings
+from spiralthinker.model import SpiralThinkerModel
+from thinker_common.errors import SettingsError
+from thinker_common.models.load import load_policy
+
+TINY = [
+    "training.max_steps=3", "stage1.max_steps=2", "training.per_device_train_batch_size=4", "training.logging_steps=1",
+    "training.save_strategy=steps", "training.save_steps=1", "data.limit=12", "method.latents=2", "method.iterations=2",
+    "evaluation.limit=3", "evaluation.max_new_tokens=40",
+]  # fmt: skip
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code != 0
+    return str(result.exception)
+
+
+def metrics(folder: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, invoke("train", "--output", str(folder), "--seed", "5", *TINY)
+
+
+def test_a_run_of_both_stages_leaves_what_it_promises(finished):
+    folder, printed = finished
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml", "environment.json", "metrics.jsonl", "results.json", "report.html", "model", "stage1",
+        "checkpoints", "evaluation",
+    }  # fmt: skip
+    assert re.search(r"chains\s+explicit\s+3 ", printed)
+    assert re.search(r"chains\s+implicit\s+3 ", printed)
+    results = json.loads((folder / "results.json").read_text())
+    assert {name: stage["steps"] for name, stage in results["stages"].items()} == {"explicit": 2, "implicit": 3}
+    assert results["stages"]["implicit"]["latent_steps"] > 12
+    for row in metrics(folder):
+        assert row["loss"] == pytest.approx(row["cross_entropy"] + row["alignment"], abs=1e-4)
+        assert row["token_passes"] > 0
+    assert all("alignment" not in row for row in metrics(folder / "stage1"))
+    assert not re.search(r"""(src|href)=["']https?:""", (folder / "report.html").read_text()), "opens offline"
+
+    model, first = SpiralThinkerModel.from_pretrained(folder / "model"), folder / "stage1" / "model"
+    assert model.settings.iterations == 2
+    assert model.settings.annotation.latents == 2
+    assert model.parts.adapter.outer.weight.any(), "trained"
+    assert not SpiralThinkerModel.from_pretrained(first).parts.adapter.outer.weight.any(), "not in stage 1"
+    before, after = load_policy("embedded"), load_policy(folder / "model")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(before.get_parameter(name), after.get_parameter(name))
+
+
+@pytest.mark.parametrize("cut", ["in stage 1", "in stage 2"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, tmp_path, cut):
+    folder, _ = finished
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    for name in ("results.json", "report.html"):
+        (copy / name).unlink()
+    for name in ("model", "evaluation", *(["stage1/model", "stage1/evaluation"] if cut == "in stage 1" else [])):
+        shutil.rmtree(copy / name)
+    stopped = copy / "stage1" if cut == "in stage 1" else copy
+    for checkpoint in (stopped / "checkpoints").glob("checkpoint-*"):
+        if checkpoint.name != "checkpoint-1":
+            shutil.rmtree(checkpoint)
+    if cut == "in stage 1":
+        shutil.rmtree(copy / "checkpoints")
+    invoke("train", "--output", str(copy), "--seed", "5", *TINY)
+    for part in ("", "stage1"):
+        for first, second in zip(metrics(folder / part), metrics(copy / part), strict=True):
+            assert first["loss"] == pytest.approx(second["loss"], abs=1e-6)
+    whole, again = (SpiralThinkerModel.from_pretrained(run / "model") for run in (folder, copy))
+    for name, weight in whole.base.state_dict().items():
+        torch.testing.assert_close(again.base.state_dict()[name], weight, atol=1e-6, rtol=0)
+
+
+def test_stage_2_alone_starts_from_a_model_of_stage_1_and_is_the_same(finished, tmp_path):
+    folder, _ = finished
+    alone = tmp_path / "alone"
+    given = ["method.stages=implicit", f"model.name_or_path={folder / 'stage1' / 'model'}", "evaluation.at_end=false"]
+    invoke("train", "--output", str(alone), "--seed", "5", *TINY, *given)
+    losses = [[row["loss"] for row in metrics(run)] for run in (folder, alone)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_lora_and_validation_and_a_users_file(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    lines = [
+        {"question": f"What is {n} + 1?", "answer": str(n + 1), "how": [f"{n}+1={n + 1}"] * (n % 3)} for n in range(12)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder = tmp_path / "run"
+    printed = invoke(
+        "train", "--output", str(folder), *TINY, "model.lora.r=2", f"data.train_file={file}",
+        "data.columns={steps: how}", "data.limit=null", "evaluation.every_steps=1", "evaluation.validation_limit=3",
+        "method.teacher=frozen", "method.schedule=simultaneous", "method.cross_entropy=every",
+    )  # fmt: skip
+    assert re.search(r"implicit stage: \d of 9 problems have no steps", printed)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "validation/accuracy" in row] == [1, 2, 3]
+    SpiralThinkerModel.from_pretrained(folder / "model")
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    printed = invoke("train", "--dry-run", "--output", str(tmp_path / "run"), *TINY)
+    assert "explicit stage: 2 steps of 4 examples" in printed
+    assert "implicit stage: 3 steps of 4 examples" in printed
+    assert re.search(r"token passes: \d+ an example", printed)
+    assert "for keys and values" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_preview_shows_targets_and_what_a_latent_step_stands_for():
+    printed = invoke("data", "preview", "method.latents=2", "--index", "1")
+    explicit, _, implicit = printed.partition("implicit:")
+    assert "'<latent>'" not in explicit
+    first = next(line for line in explicit.splitlines() if "'<bot>'" in line)
+    assert "yes" in first
+    for line in implicit.splitlines():
+        if "'<latent>'" in line:
+            assert "step 1: " in line or "step 3: " in line or "step 5: " in line
+            assert "yes" not in line.split("step")[0]
+    assert "'<bol>'" in implicit
+    assert "numbered from 0" in refused("data", "preview", "data.limit=3", "--index", "7")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["method.latents=0"], "method.latents = 0: expected at least 1"),
+        (["method.iterations=-1"], "method.iterations = -1: expected at least 0"),
+        (["method.parity=all"], "method.parity = 'all': expected one of odd, even"),
+        (["method.alignement=false"], "did you mean 'method.alignment'"),
+        (["method.cross_entropy=every"], "method.cross_entropy = 'every': expected last, or schedule simultaneous"),
+        (["method.align_weight=-1"], "method.align_weight = -1.0: expected a number of at least 0"),
+        (["method.answer_template=x"], "method.answer_template = 'x': expected a text with {answer}"),
+        (["training.learning_rat=1"], "did you mean 'training.learning_rate'"),
+        (["stage1.max_steps=0"], "stage1.max_steps = 0: expected at least 1"),
+        (["training.gradient_checkpointing=true"], "use training.activation_checkpointing"),
+        (["model.dtype=float16"], "model.dtype = 'float16'"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_written(given, message, tmp_path):
+    assert message in refused("train", "--output", str(tmp_path / "run"), *TINY, *given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_without_a_latent_step_is_refused(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"question": "w", "answer": "1", "steps": ["one"]}) + "\n")
+    given = [f"data.train_file={file}", "data.limit=null", "method.parity=even", "method.stages=implicit"]
+    said = refused("train", "--output", str(tmp_path / "run"), *TINY, *given)
+    assert "no problem has a step that method.parity = even makes latent" in said
+    file.write_text(json.dumps({"question": "w " * 2000, "answer": "1", "steps": ["one"]}) + "\n")
+    said = refused("train", "--output", str(tmp_path / "run"), *TINY, *given[:2])
+    assert "and the model has 1024 positions" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_defaults_are_those_of_the_documentation():
+    method = MethodSettings()
+    assert (method.latents, method.iterations, method.parity, method.alpha, method.align_weight) == (
+        5,
+        5,
+        "odd",
+        1.0,
+        1.0,
+    )
+    assert Settings().latent_settings().shift == 0
+    with pytest.raises(SettingsError, match="align_weight"):
+        MethodSettings(align_weight=float("nan"))
