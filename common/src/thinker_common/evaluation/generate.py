@@ -303,7 +303,14 @@ class Generator:
         """One call of `generate`, for up to `new_tokens` tokens; the tokens are of use where `rows` are given."""
         config = copy.copy(self._config)
         config.max_new_tokens = new_tokens
-        inputs: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT, "generation_config": config}
+        inputs: dict[str, Any] = {
+            "input_ids": ids_BT,
+            "attention_mask": mask_BT,
+            "generation_config": config,
+            # Under ZeRO-3 the ranks would wait for each other at every token. The model is whole on each of them here,
+            # and they have prompts of their own, or none.
+            "synced_gpus": False,
+        }
         if cache is not None:
             inputs["past_key_values"] = cache
         if rows and self.temperature > 0:
