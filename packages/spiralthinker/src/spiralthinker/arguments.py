@@ -65,7 +65,8 @@ def deepspeed_settings(settings: Settings, checked: Mapping[str, Any], *, ranks:
     """DeepSpeed's configuration, its "auto" values filled; None without DeepSpeed."""
     if not settings.launch.uses_deepspeed:
         return None
-    values = {name: field.default for name, field in TrainingArguments.__dataclass_fields__.items()} | dict(checked)
+    fields = TrainingArguments.__dataclass_fields__
+    values: dict[str, Any] = {name: field.default for name, field in fields.items()} | dict(checked)
     config = load_config(settings.model.name_or_path, revision=settings.model.revision).get_text_config()
     return deepspeed_config(
         settings.launch,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -195,8 +195,10 @@ class LatentGenerator:
         logits_BV[:, [markers.latent, markers.eol]] = -torch.inf
         if self.temperature > 0:
             streams, places = [r.stream for r in responses], [len(r.token_ids) for r in responses]
-            processors = sampling_processors(self.temperature, self.top_k, self.top_p, streams, places)
-            logits_BV = processors(torch.empty(len(responses), 0, dtype=torch.long), logits_BV)
+            no_ids: Any = torch.empty(len(responses), 0, dtype=torch.long)
+            logits_BV = sampling_processors(self.temperature, self.top_k, self.top_p, streams, places)(
+                no_ids, logits_BV
+            )
         return logits_BV.argmax(-1).tolist()
 
 

@@ -133,7 +133,7 @@ class SpiralThinkerModel(nn.Module):
     @classmethod
     def from_base(
         cls,
-        base: PreTrainedModel,
+        base: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: LatentSettings,
         *,
@@ -144,12 +144,15 @@ class SpiralThinkerModel(nn.Module):
         lora: trains a low-rank adapter, the latent adapter and the markers' rows; without it everything is trained.
 
         Raises:
-            UserError: a model that cannot be read as the method does, or a tokenizer that has a marker already.
+            UserError: a model that cannot be read as the method does or that is a low-rank adapter, or a tokenizer that
+                has a marker already.
         """
+        if not isinstance(base, PreTrainedModel):
+            raise UserError("this is a low-rank adapter: merge it first (thinker export), and give the folder")
         check_readable(base)
         target_rms = embedding_rms(base)
         markers = add_markers(tokenizer)
-        if max(markers) >= base.get_input_embeddings().weight.shape[0]:
+        if max(markers) >= len(_weights(base)[0]):
             _add_rows(base, len(tokenizer))
         hidden_size = base.config.get_text_config().hidden_size
         adapter = LatentAdapter(hidden_size, settings.adapter_width or hidden_size, target_rms)
@@ -228,7 +231,8 @@ class SpiralThinkerModel(nn.Module):
     @property
     def causal(self) -> PreTrainedModel:
         """The causal model, without PEFT around it."""
-        return self.base.get_base_model() if isinstance(self.base, PeftModel) else self.base
+        causal: Any = self.base.get_base_model() if isinstance(self.base, PeftModel) else self.base
+        return causal
 
     @property
     def parts(self) -> LatentParts:
@@ -274,10 +278,13 @@ class SpiralThinkerModel(nn.Module):
         if rows is None:
             return head
         markers_M = torch.tensor(self.markers, device=self.device)
+        bias_V: Tensor | None = getattr(head.projection, "bias", None)  # of few models' heads
 
         def projection(states_ND: Tensor) -> Tensor:
             logits_NV = head.projection(states_ND)
             own_NM = rows.head(states_ND.to(rows.head.weight.dtype)).to(logits_NV.dtype)
+            if bias_V is not None:
+                own_NM = own_NM + bias_V[markers_M]
             return logits_NV.index_copy(1, markers_M, own_NM)
 
         return dataclasses.replace(head, projection=projection)  # type: ignore[arg-type]  # a function does
@@ -447,7 +454,8 @@ class Reader:
             )
         self._passes.append(self._real_T[begin:end].sum())
         layers = () if past is None else past.layers
-        arguments = (embeds_BSD, begin, end, tuple(keep), cached, *(tensor for layer in layers for tensor in layer))
+        arguments: tuple[Any, ...] = (embeds_BSD, begin, end, tuple(keep), cached)
+        arguments += tuple(tensor for layer in layers for tensor in layer)
         if self._checkpointed and torch.is_grad_enabled():
             states_BSD, kept_LBCD, *flat = checkpoint(self._read, *arguments, use_reentrant=False)
         else:
@@ -507,7 +515,7 @@ def check_readable(base: PreTrainedModel | PeftModel) -> None:
 def embedding_rms(model: PreTrainedModel, *, chunk: int = 8192) -> float:
     """Root mean square of the entries of the input embeddings, as the model's own module gives them."""
     embeddings = model.get_input_embeddings()
-    ids = torch.arange(embeddings.weight.shape[0], device=model.device)
+    ids = torch.arange(len(_weights(model)[0]), device=model.device)
     squares = [embeddings(part).double().square().mean(-1).sum().item() for part in ids.split(chunk)]
     return (sum(squares) / len(ids)) ** 0.5
 
@@ -515,10 +523,9 @@ def embedding_rms(model: PreTrainedModel, *, chunk: int = 8192) -> float:
 @torch.no_grad()
 def _add_rows(base: PreTrainedModel, rows: int) -> None:
     """Makes embeddings and head `rows` long; new rows are drawn with the means and deviations of the old ones."""
-    before = base.get_input_embeddings().weight.shape[0]
+    before = len(_weights(base)[0])
     base.resize_token_embeddings(rows, mean_resizing=False)
-    embeddings, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-    for weight in (embeddings,) if head is embeddings else (embeddings, head):
+    for weight in _weights(base):
         old = weight[:before].float()
         weight[before:] = (old.mean(0) + old.std(0) * torch.randn_like(weight[before:], dtype=torch.float32)).to(weight)
 
@@ -550,19 +557,21 @@ def _with_parts(
 
 
 def _marker_rows(base: PreTrainedModel, markers: Markers) -> MarkerRows:
-    embeddings, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
-    ids = list(markers)
-    return MarkerRows(embeddings.detach()[ids], None if head is embeddings else head.detach()[ids])
+    embeddings_MD, *head_MD = (weight.detach()[list(markers)] for weight in _weights(base))
+    return MarkerRows(embeddings_MD, head_MD[0] if head_MD else None)
 
 
 @torch.no_grad()
 def _write_rows(base: PreTrainedModel, rows: MarkerRows, markers: Markers) -> None:
     """Puts the trained rows where an ordinary model has them."""
-    for weight, own in (
-        (base.get_input_embeddings().weight, rows.embedding.weight),
-        (base.get_output_embeddings().weight, rows.head.weight),
-    ):
+    for weight, own in zip(_weights(base), (rows.embedding.weight, rows.head.weight), strict=False):
         weight[list(markers)] = own.to(weight)
+
+
+def _weights(base: PreTrainedModel) -> list[Tensor]:
+    """The matrix of the embeddings and, if that is another one, that of the head: (V, D) each."""
+    matrices: list[Any] = [base.get_input_embeddings().weight, base.get_output_embeddings().weight]
+    return matrices[:1] if matrices[1] is matrices[0] else matrices
 
 
 def with_numbers(settings: LatentSettings, *, latents: int | None, iterations: int | None) -> LatentSettings:

@@ -41,7 +41,7 @@ def preview(
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, stands_for: dict[int, str]) -> list[PreviewToken]:
     return [
-        PreviewToken(place, tokenizer.decode([token]), label != IGNORED, stands_for.get(place, ""))
+        PreviewToken(place, str(tokenizer.decode([token])), label != IGNORED, stands_for.get(place, ""))
         for place, (token, label) in enumerate(zip(tokens.input_ids, tokens.labels, strict=True))
     ]
 

@@ -68,7 +68,8 @@ class SpiralThinkerTrainer(SupervisedTrainer):
             spiral.checkpoint_segments = True
             args.activation_checkpointing = False
         self._seen: dict[str, Tensor] = {}  # name -> (sum, units) since the last log
-        super().__init__(spiral.base, args, rows, spiral.tokenizer, **rest)
+        base: Any = spiral.base
+        super().__init__(base, args, rows, spiral.tokenizer, **rest)
 
     # ------------------------------------------------------------------------------------------------ the batch
 
@@ -80,7 +81,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         units = super().count_units(batch)
         return {**units, "latent_steps": int(batch["has_block"].sum())} if self.aligns else units
 
-    def get_batch_samples(
+    def get_batch_samples(  # type: ignore[override]  # as the base's
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], dict[str, Tensor]]:
         batches, totals = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -172,4 +173,4 @@ class SpiralThinkerTrainer(SupervisedTrainer):
 
     @property
     def _pad(self) -> int:
-        return self.processing_class.pad_token_id
+        return self.spiral.tokenizer.pad_token_id or 0  # padding is masked, so that any id will do
