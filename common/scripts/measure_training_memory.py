@@ -3,7 +3,7 @@
     python common/scripts/measure_training_memory.py --output docs/results/training-memory.md
     python common/scripts/measure_training_memory.py --case zero2 --case ddp
 
-Every case trains a random Llama shape of 101 M parameters for two optimiser steps through `SupervisedTrainer`, with
+Every case trains a random Llama shape of 100 M parameters for two optimiser steps through `SupervisedTrainer`, with
 the real launcher and engine, in float32 on CPU ranks. The figure is the highest resident memory of rank 0 above what it
 was after the imports (Linux: VmHWM, reset in between).
 
@@ -174,13 +174,15 @@ def _page(table: list[str]) -> str:
     python common/scripts/measure_training_memory.py --output docs/results/training-memory.md
 
 Commit {(state["source"] or {}).get("commit", "unknown")[:12]}; {packages}; {state["processors"]} CPU cores, no GPU,
-float32. A random Llama shape of 101 M parameters, two optimiser steps through `SupervisedTrainer` under the real
+float32. A random Llama shape of 100 M parameters, two optimiser steps through `SupervisedTrainer` under the real
 launcher and engine. Measured is the highest resident memory of rank 0 above what it was after the imports; the estimate
-is that of `distributed/memory.py`, which `--dry-run` prints with its arithmetic. One run a case.
+is that of `distributed/memory.py`, which `--dry-run` prints with its arithmetic. One run a case. Batches
+have 2 rows of 256 tokens, large ones 4 of 512; accumulation has two passes of 2 rows of 512.
 
 glibc keeps blocks of up to 32 MiB that a program has freed. The first column was measured with a fixed
 `MALLOC_MMAP_THRESHOLD_=131072`, with which they are given back and resident memory is what is in use; the last one
-without. On CPU ranks that are short of memory, set it.
+without: there the estimate is too low, for LoRA by more than a third. On CPU ranks that are short of memory, set the
+variable; GPUs have another allocator, whose waste is not measured here.
 
 """ + "\n".join([*table, ""])
 
