@@ -96,6 +96,28 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, tmp_path, cut)
         torch.testing.assert_close(again.base.state_dict()[name], weight, atol=1e-6, rtol=0)
 
 
+def test_lora_goes_on_too(tmp_path):
+    """A checkpoint of it holds the low-rank matrices, the latent adapter and the markers' rows."""
+    stage1, whole, copy = (tmp_path / name for name in ("stage1", "whole", "copy"))
+    lora = [*TINY, "model.lora.r=2", "evaluation.at_end=false"]
+    invoke("train", "--output", str(stage1), *lora, "method.stages=explicit")
+    second = [*lora, "method.stages=implicit", f"model.name_or_path={stage1 / 'model'}", "training.learning_rate=1e-2"]
+    invoke("train", "--output", str(whole), *second)
+    shutil.copytree(whole, copy)
+    (copy / "results.json").unlink()
+    for name in ("model", "checkpoints/checkpoint-2", "checkpoints/checkpoint-3"):
+        shutil.rmtree(copy / name)
+    invoke("train", "--output", str(copy), *second)
+    assert [row["loss"] for row in metrics(copy)] == pytest.approx([row["loss"] for row in metrics(whole)], abs=1e-6)
+    models = [SpiralThinkerModel.from_pretrained(run / "model") for run in (stage1, whole, copy)]
+    before, expected, found = (model.state_dict() for model in models)
+    changed = {name for name, weight in expected.items() if not torch.equal(weight, before[name])}
+    assert any("adapter.outer" in name for name in changed)
+    assert any("embed_tokens" in name for name in changed)
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=0)
+
+
 def test_stage_2_alone_starts_from_a_model_of_stage_1_and_is_the_same(finished, tmp_path):
     folder, _ = finished
     alone = tmp_path / "alone"
