@@ -6,7 +6,8 @@
 Greedy responses to the first problems of GSM8K's test file; without a data folder (--data-dir, or THINKER_DATA_DIR) to
 those of the generated task `chains`. The plain loop pads each batch on the left and runs until its longest response
 has ended. It goes first, once for each batch size; a size is given up as soon as it is slower than the best one so far.
-With the best size, and with the token budget that this number of rows takes at their longest, both then run in turn.
+Then `Generator`, with the token budget that the best number of rows takes at their longest, and the loop with that
+number run in turn; the loop's best pass so far is the first of its repeats.
 
 Wall-clock time is what an evaluation takes; the processor time of this process is what other work on the machine
 disturbs least. Where two responses differ, the two logits behind the first different token are compared: within
@@ -15,8 +16,10 @@ disturbs least. Where two responses differ, the two logits behind the first diff
 
 import argparse
 import json
+import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -58,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     eos_ids = generator(1).eos_ids
 
-    def plain(rows: int, deadline: float = float("inf")) -> list[tuple[int, ...]] | None:
+    def plain(rows: int, deadline: float = math.inf) -> list[tuple[int, ...]] | None:
         responses: list[tuple[int, ...]] = []
         for first in range(0, len(prompts), rows):
             batch = tokenizer.pad(
@@ -82,21 +85,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     def ours(rows: int) -> list[tuple[int, ...]]:
         return [response.token_ids for response in generator(rows).generate(prompts)]
 
-    plain(len(prompts[:2]))  # what happens once happens before the clock starts
+    # What happens once happens before the clock starts.
+    Generator(model, tokenizer, max_new_tokens=4).generate(prompts[:2])
     sweep: dict[int, dict[str, float] | None] = {}
-    best = arguments.rows[0]
+    best, fastest, theirs = arguments.rows[0], {"wall": math.inf, "processor": math.inf}, None
     for rows in arguments.rows:
-        known = sweep.get(best)
-        limit = known["processor"] if known else float("inf")
-        seconds, responses = timed(partial(plain, rows, time.process_time() + limit))
+        seconds, responses = timed(
+            f"plain, {rows} rows", partial(plain, rows, time.process_time() + fastest["processor"])
+        )
         sweep[rows] = seconds if responses is not None else None
-        if responses is not None and seconds["processor"] <= limit:
-            best = rows
-    times: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
-    for _ in range(arguments.repeats):
-        seconds, theirs = timed(partial(plain, best))
-        times["plain"].append(seconds)
-        seconds, mine = timed(partial(ours, best))
+        if responses is not None and seconds["processor"] < fastest["processor"]:
+            best, fastest, theirs = rows, seconds, responses
+    times: dict[str, list[dict[str, float]]] = {"plain": [fastest], "ours": []}
+    for repeat in range(arguments.repeats):
+        if repeat > 0:
+            seconds, theirs = timed(f"plain, {best} rows", partial(plain, best))
+            times["plain"].append(seconds)
+        seconds, mine = timed(f"ours, {best} rows", partial(ours, best))
         times["ours"].append(seconds)
     assert theirs is not None
     lengths = sorted(map(len, mine))
@@ -122,10 +127,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def timed(run: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+def timed(what: str, run: Callable[[], Any]) -> tuple[dict[str, float], Any]:
     wall, processor = time.perf_counter(), time.process_time()
     value = run()
-    return {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}, value
+    seconds = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+    print(f"{what}: {seconds['wall']:.1f} s, processor {seconds['processor']:.1f} s", file=sys.stderr, flush=True)
+    return seconds, value
 
 
 def logit_gap(
