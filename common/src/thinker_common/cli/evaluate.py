@@ -3,18 +3,24 @@
 The output folder holds `results.json`, `environment.json`, `report.html` and a folder for each benchmark with its rows:
 `generations.jsonl`, or `ranking.jsonl` where options are ranked; `changes.jsonl` where it was compared. Given again
 with the same settings, it goes on where it stopped; other settings are refused.
+
+On several GPUs every rank runs the verb, on its share of the problems, and rank 0 writes and prints.
 """
 
 import json
+import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..distributed.launch_settings import LaunchSettings
 from ..errors import UserError
 from ..training.run_folder import RunFolder, new_output, write_atomic
+from .launch import Gpus, Hostfile, Launcher, Nodes, command_line, run_or_launch, with_options
 from .options import (
     BatchTokens,
     BenchmarkOptions,
@@ -87,10 +93,38 @@ Compare = Annotated[
         "--compare", metavar="DIR", help="Another evaluation's folder: adds a paired test on the same problems."
     ),
 ]
+Zero = Annotated[
+    int | None,
+    typer.Option("--zero", min=0, max=3, metavar="N", help="Not here: every rank holds the whole model."),
+]
+Offload = Annotated[bool, typer.Option("--offload", help="Not here either.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; load no model and write nothing.")]
 
 
-def add_evaluate(app: typer.Typer) -> None:
-    """Adds the verb to a command line."""
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of the model, read from the command line and found possible."""
+
+    model: str
+    revision: str | None
+    dtype: str
+    chat_template: str
+    decoding: dict[str, Any]
+    seed: int
+    ks: list[int] | None
+    grader: str
+    form: str | None
+    backend: str
+    max_tokens_per_batch: int
+    compare: Path | None
+    as_json: bool
+
+
+def add_evaluate(app: typer.Typer, module: str) -> None:
+    """Adds the verb to a command line.
+
+    module: whose `python -m` is this command line; the ranks on several GPUs run it
+    """
     name = app.info.name
 
     @app.command(
@@ -101,6 +135,7 @@ def add_evaluate(app: typer.Typer) -> None:
         f"  {name} evaluate runs/gsm8k/model --benchmark gsm8k,math500 --output runs/scores\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark amc23 --samples 16 --temperature 0.6 --top-p 0.9\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark mmlu --rank-options letter\n"
+        f"  {name} evaluate runs/gsm8k/model --benchmark math500 --gpus 8\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark gsm8k --compare runs/base-scores\n"
         f"  {name} evaluate --compare runs/base-scores runs/scores\n"
         f"  {name} evaluate MODEL --file mine.jsonl --column question=prompt --column answer=gold",
@@ -132,6 +167,13 @@ def add_evaluate(app: typer.Typer) -> None:
         dtype: Dtype = "auto",
         revision: Revision = None,
         as_json: Json = False,
+        gpus: Gpus = None,
+        nodes: Nodes = None,
+        hostfile: Hostfile = None,
+        zero: Zero = None,
+        offload: Offload = False,
+        launcher: Launcher = None,
+        dry_run: DryRun = False,
     ) -> None:
         if compare is not None and is_results_folder(model):
             _compare_folders(Path(model), compare, _names(benchmark), output, as_json)
@@ -140,74 +182,155 @@ def add_evaluate(app: typer.Typer) -> None:
             raise UserError(
                 f"--compare: {model} is no folder of a finished evaluation; name a --benchmark to evaluate it on"
             )
+        if zero is not None or offload:
+            raise UserError(
+                f"--{'offload' if offload else 'zero'}: an evaluation shares out the problems and not the model, which "
+                "every rank holds whole; for a model larger than a GPU, --backend vllm splits it"
+            )
+        if backend == "vllm" and rank_options is None:
+            if hostfile is not None or (gpus or 1) * (nodes or 1) > 1:
+                raise UserError(
+                    "--backend vllm takes all GPUs of one process: leave --gpus, --nodes and --hostfile out"
+                )
+            gpus = 1
+        settings = with_options(
+            LaunchSettings(), gpus=gpus, nodes=nodes, hostfile=hostfile, zero=None, offload=None, launcher=launcher
+        )
         options = benchmark_options(option or [])
         benchmarks = _load_benchmarks(benchmark, file, column or [], kind, split, options, data_dir, limit, seed)
-        ks = _numbers(k)
-        decoding: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "samples": samples,
-        }
+        request = _Request(
+            model=model,
+            revision=revision,
+            dtype=dtype,
+            chat_template=chat_template,
+            decoding={
+                "max_new_tokens": max_new_tokens,
+                "temperature": temperature,
+                "top_p": top_p,
+                "top_k": top_k,
+                "samples": samples,
+            },
+            seed=seed,
+            ks=_numbers(k),
+            grader=grader,
+            form=rank_options,
+            backend=backend,
+            max_tokens_per_batch=max_tokens_per_batch,
+            compare=compare,
+            as_json=as_json,
+        )
         folder = RunFolder(output or new_output("evaluation"))
         _check_output(folder, [loaded.name for loaded in benchmarks])
-        earlier = {loaded.name: read_earlier(compare, loaded.name) for loaded in benchmarks if compare is not None}
+        arguments = command_line(
+            "evaluate",
+            model,
+            benchmark=benchmark,
+            file=file,
+            kind=kind,
+            split=split,
+            limit=limit,
+            seed=seed,
+            data_dir=data_dir,
+            output=folder.path,
+            compare=compare,
+            k=k,
+            grader=grader,
+            rank_options=rank_options,
+            backend=backend,
+            max_tokens_per_batch=max_tokens_per_batch,
+            chat_template=chat_template,
+            dtype=dtype,
+            revision=revision,
+            json=as_json,
+            gpus=gpus,
+            nodes=nodes,
+            hostfile=hostfile,
+            launcher=launcher,
+            **request.decoding,
+        )
+        for flag, values in (("--column", column), ("--option", option)):
+            arguments += [part for value in values or [] for part in (flag, value)]
+        run_or_launch(
+            settings,
+            module,
+            arguments,
+            lambda ranks: _plan(request, benchmarks, ranks) if dry_run else _run(request, benchmarks, folder),
+            dry_run=dry_run,
+            name=folder.path.name,
+        )
 
-        import torch
 
-        from ..evaluation.evaluate import evaluate
-        from ..evaluation.progress import progress_bar
-        from ..evaluation.ranking import rank
-        from ..models.load import load_policy, load_tokenizer
-        from .vllm_engine import vllm_arguments
+def _plan(request: _Request, benchmarks: "Sequence[LoadedBenchmark]", ranks: int) -> None:
+    """Print what would be evaluated; nothing heavy is loaded."""
+    what, samples = ("rankings", 1) if request.form is not None else ("responses", request.decoding["samples"])
+    typer.echo(f"model: {request.model}, whole on each rank")
+    for loaded in benchmarks:
+        problems, rows = len(loaded.problems), len(loaded.problems) * samples
+        share = f"at most {math.ceil(rows / ranks)} on each of {ranks} ranks" if ranks > 1 else "in one process"
+        typer.echo(f"{loaded.name}, {loaded.split}: {problems} problems, {rows} {what}, {share}")
 
-        for loaded in benchmarks:
-            if loaded.name in earlier:  # rather now than after hours of generation
-                earlier[loaded.name].check(loaded, chat_template, grader, decoding, rank_options)
-        tokenizer = load_tokenizer(model, revision=revision)
+
+def _run(request: _Request, benchmarks: "Sequence[LoadedBenchmark]", folder: RunFolder) -> None:
+    """On every rank: evaluate together; rank 0 writes and prints."""
+    compare, decoding = request.compare, request.decoding
+    earlier = {loaded.name: read_earlier(compare, loaded.name) for loaded in benchmarks if compare is not None}
+
+    from ..distributed import ranks
+    from ..distributed.process_group import process_group
+    from ..evaluation.evaluate import evaluate
+    from ..evaluation.progress import progress_bar
+    from ..evaluation.ranking import rank
+    from ..models.load import load_policy, load_tokenizer
+    from .vllm_engine import vllm_arguments
+
+    for loaded in benchmarks:
+        if loaded.name in earlier:  # rather now than after hours of generation
+            earlier[loaded.name].check(loaded, request.chat_template, request.grader, decoding, request.form)
+    with process_group() as device:
+        tokenizer = load_tokenizer(request.model, revision=request.revision)
         engine: dict[str, Any] = {}  # what vLLM changes about an evaluation
-        policy = None
-        if backend == "vllm" and rank_options is None:
-            engine = vllm_arguments(model, tokenizer, revision=revision, dtype=dtype, seed=seed, decoding=decoding)
-        else:
-            policy = load_policy(model, revision=revision, dtype=dtype)
-            policy.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-
-        def run(loaded: "LoadedBenchmark", progress: Callable[..., None]) -> "EvaluationResult | RankingResult":
-            common: dict[str, Any] = {
-                "chat_template": chat_template,
-                "max_tokens_per_batch": max_tokens_per_batch,
-                "progress": progress,
-            }
-            if rank_options is not None:
-                rows = folder.file(f"{loaded.name}/ranking.jsonl")
-                return rank(policy, tokenizer, loaded, output=rows, form=rank_options, **common)
-            rows = folder.file(f"{loaded.name}/generations.jsonl")
-            return evaluate(
-                policy, tokenizer, loaded, output=rows, seed=seed, ks=ks, grader=grader, **decoding, **common, **engine
+        policy: Any = None
+        if request.backend == "vllm" and request.form is None:
+            engine = vllm_arguments(
+                request.model,
+                tokenizer,
+                revision=request.revision,
+                dtype=request.dtype,
+                seed=request.seed,
+                decoding=decoding,
             )
-
+        else:
+            policy = load_policy(request.model, revision=request.revision, dtype=request.dtype).to(device)  # type: ignore[arg-type]
         results: dict[str, EvaluationResult | RankingResult] = {}
         for loaded in benchmarks:
             with progress_bar(loaded.name) as progress:
-                results[loaded.name] = run(loaded, progress)
-        _finish(model, benchmarks, results, compare, earlier, folder, as_json)
+                common: dict[str, Any] = {
+                    "chat_template": request.chat_template,
+                    "max_tokens_per_batch": request.max_tokens_per_batch,
+                    "progress": progress,
+                }
+                if request.form is not None:
+                    rows = folder.file(f"{loaded.name}/ranking.jsonl")
+                    results[loaded.name] = rank(policy, tokenizer, loaded, output=rows, form=request.form, **common)
+                else:
+                    rows = folder.file(f"{loaded.name}/generations.jsonl")
+                    common |= {"seed": request.seed, "ks": request.ks, "grader": request.grader, **decoding, **engine}
+                    results[loaded.name] = evaluate(policy, tokenizer, loaded, output=rows, **common)
+        ranks.on_main(lambda: _finish(request, benchmarks, results, earlier, folder), "write the results")
 
 
 def _finish(
-    model: str,
+    request: _Request,
     benchmarks: "Sequence[LoadedBenchmark]",
     results: "Mapping[str, EvaluationResult | RankingResult]",
-    compare: Path | None,
     earlier: Mapping[str, Earlier],
     folder: RunFolder,
-    as_json: bool,
 ) -> None:
     """Write what was found, and print it."""
     from ..evaluation import suite
     from ..evaluation.page import write_evaluation_page
 
+    model, compare = request.model, request.compare
     comparison: SuiteComparison | None = None
     changes: dict[str, list[dict[str, Any]]] = {}
     if earlier:
@@ -234,7 +357,7 @@ def _finish(
         changes,
         str(compare),
     )
-    if as_json:
+    if request.as_json:
         from ..evaluation.results import finite
 
         typer.echo(json.dumps(finite(summary), indent=2))

@@ -12,7 +12,7 @@ from .score import add_score
 
 app = new_app("thinker", __version__, "Answer likelihoods, benchmarks and evaluation for language models that reason.")
 add_score(app)
-add_evaluate(app)
+add_evaluate(app, __package__)
 app.add_typer(benchmarks_app("thinker"), name="benchmarks")
 add_export(app)
 add_doctor(app, ["thinker-common"])

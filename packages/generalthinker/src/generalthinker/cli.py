@@ -282,7 +282,7 @@ def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:
 
 
 app.add_typer(recipes_app(__package__, "generalthinker", example="embedded"), name="recipes")
-add_evaluate(app)
+add_evaluate(app, __package__)
 add_doctor(app, ["generalthinker", "thinker-common"])
 
 
