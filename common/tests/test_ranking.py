@@ -145,5 +145,5 @@ def test_what_cannot_be_ranked_is_refused(model):
     with pytest.raises(SettingsError, match="form = 'both': must be one of letter, text"):
         run(model, form="both")
     long = Problem(id="r/l", question="why? " * 300, answer="A", kind="mcq", options=("a", "b"))
-    with pytest.raises(UserError, match="options cannot be scored: .*256 positions"):
+    with pytest.raises(UserError, match=r"options cannot be scored: .*256 positions"):
         run(model, (long,))
