@@ -405,7 +405,7 @@ def test_a_line_that_was_cut_by_a_kill_is_asked_again(server, tmp_path):
 
 
 def test_an_interrupt_keeps_the_replies_that_are_on_their_way(server, tmp_path):
-    path, folder, server.delay = file_of_questions(tmp_path, 40), tmp_path / "out", 0.1
+    path, folder, server.delay = file_of_questions(tmp_path, 400), tmp_path / "out", 0.1
     process = started(server, folder, path)
     wait_until(lambda: server.answered >= 5)
     process.send_signal(signal.SIGINT)

@@ -252,15 +252,16 @@ def _without_marks(text: str) -> str:
 
 
 def named_option(text: str, options: Sequence[str]) -> str | None:
-    """The option that `text` names by a whole word that no other option has; None if it names several, or none.
+    """The option that `text` names by a whole word that no other option has, with no word that it has not; else None.
 
-    For options that are sentences and differ in a word ("Sam is a bompus.", "Sam is a sterpus.").
+    For options that are sentences and differ in a word ("Sam is a bompus.", "Sam is a sterpus."): "a bompus" is the
+    first, "Bob is a bompus" is none.
     """
     words_of = [set(re.findall(r"\w+", plain_text(option))) for option in options]
     own = [words - set().union(*words_of[:i], *words_of[i + 1 :]) for i, words in enumerate(words_of)]
     said = set(re.findall(r"\w+", plain_text(text)))
-    named = [option for option, words in zip(options, own, strict=True) if words & said]
-    return named[0] if len(named) == 1 else None
+    named = [i for i, words in enumerate(own) if words & said and said <= words_of[i]]
+    return options[named[0]] if len(named) == 1 else None
 
 
 def yes_or_no(text: str) -> str | None:
