@@ -19,7 +19,7 @@ Two schedules, which differ only in which latent steps are refined together:
 Nothing before the first of the latents that are refined is read again: its keys and values serve every iteration, and
 gradients flow through them. Nothing behind the last `<eol>` is read before iteration K.
 
-Departures from the paper, or choices where its account (as published in digests) says nothing; all but 2 are settings:
+Departures from the paper, or choices where its account (as published in digests) says nothing; settings but for 2, 3:
  1. The write goes to the same positions (`shift` 0); 1 writes to the next position, as Coconut, CODI and PCCoT do.
  2. W2 is zero at the start, so that g begins as the normalisation alone; RMSNorm has a gain, which begins at one.
  3. K + 1 readings: K iterations after the first.
