@@ -82,7 +82,8 @@ def trainer(folder: Path, zero: str, cls: Any = Rollouts, **changes: Any) -> Any
 
 
 def weights(made: Any) -> dict[str, torch.Tensor]:
-    return made.accelerator.get_state_dict(made.model_wrapped)
+    """On rank 0; under ZeRO-3 the others get nothing."""
+    return made.accelerator.get_state_dict(made.model_wrapped) or {}
 
 
 def steps_not_finite(path: Path, zero: str) -> dict[str, Any]:
