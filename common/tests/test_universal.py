@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from thinker_common.errors import UserError
 from thinker_common.training import checkpoints
 from thinker_common.training.checkpoints import Manifest
-from thinker_common.training.universal import convert
+from thinker_common.training.universal import convert, mend_loaded
 
 HERE = Path(__file__).parent
 
@@ -50,6 +51,21 @@ def test_two_ranks_go_on_as_one_and_as_four(tmp_path, stage, number):
     assert max((two[name] - other[name]).abs().max().item() for name in two) < 1e-5
     again = checkpoints.verify(tmp_path / "other" / "checkpoint-6")
     assert (again.ranks, again.universal) == (number, False), "saves of the new run are ordinary ones"
+
+
+def test_what_deepspeed_shares_between_groups_is_taken_apart_again():
+    """One step counter for two groups is counted up twice a step; see `mend_loaded`."""
+    first, second = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    groups = [{"params": [first], "weight_decay": 0.1}, {"params": [second], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups)
+    (first.sum() + second.sum()).backward()
+    optimizer.step()
+    optimizer.state[second]["step"] = optimizer.state[first]["step"]
+    optimizer.param_groups[1]["weight_decay"] = 0.1
+    mend_loaded(optimizer, [0.1, 0.0])
+    optimizer.step()
+    assert optimizer.state[first]["step"] == optimizer.state[second]["step"] == 2
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
 
 
 def test_ddp_goes_on_as_one_process(tmp_path):

@@ -36,6 +36,7 @@ from .checkpoints import Damaged, Manifest
 from .nonfinite import NonFinite, NonFiniteGuard, finite
 from .resume import ResumePoint, RunIdentity, check_unchanged, choose
 from .signals import SavedAndStopped, StopSignals
+from .universal import mend_loaded
 
 T = TypeVar("T")
 
@@ -74,6 +75,7 @@ class DependableMixin(Trainer):
         self._signals = StopSignals()
         self._staging: Path | None = None  # where transformers writes, while it saves
         self._last_good: Path | None = None
+        self._weight_decays: list[float] = []  # of the groups of an optimiser that is not DeepSpeed's own
         self._resumed: Manifest | None = None
         self._resumed_path: Path | None = None
         self.add_callback(_Watch(self))
@@ -127,6 +129,12 @@ class DependableMixin(Trainer):
     def stop_requested(self) -> bool:
         """Whether a signal came, on any rank; every rank has to ask."""
         return ranks.any_rank(self._signals.received is not None)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            self._weight_decays = [group["weight_decay"] for group in optimizer.param_groups]
+        return optimizer
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         prepared = super()._prepare_inputs(inputs)
@@ -325,6 +333,8 @@ class DependableMixin(Trainer):
         self._globalstep_last_logged = saved["progress"]["last_logged"]
         if saved["own"]:
             self.load_rank_state(saved["own"])
+        if self._resumed.universal and self._weight_decays:
+            mend_loaded(self.model_wrapped.optimizer.optimizer, self._weight_decays)
         self._resumed_path = None
         if self.state.global_step >= self.state.max_steps:
             raise _NothingLeft

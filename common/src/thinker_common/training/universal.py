@@ -14,7 +14,10 @@ import dataclasses
 import io
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from ..errors import UserError
 from . import checkpoints
@@ -59,6 +62,19 @@ def convert(checkpoint: Path, folder: Path) -> Path:
     return checkpoints.commit(folder, dataclasses.replace(manifest, files=files, universal=True))
 
 
+def mend_loaded(optimizer: torch.optim.Optimizer, weight_decays: Sequence[float]) -> None:
+    """Undoes two things that DeepSpeed 0.19 does to torch's optimiser when it loads a universal checkpoint (ZeRO-3).
+
+    It gives all groups of parameters one step counter, which each of them then counts up, and the first group's weight
+    decay, so that norms and biases decay as well.
+    """
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
+    for group, weight_decay in zip(optimizer.param_groups, weight_decays, strict=True):
+        group["weight_decay"] = weight_decay
+
+
 def _convert(slices: Path, whole: Path) -> None:
     """DeepSpeed's converter, whose progress goes nowhere."""
     from deepspeed.checkpoint import ds_to_universal
@@ -72,7 +88,7 @@ def _convert(slices: Path, whole: Path) -> None:
         strict=True,
         inject_missing_state=True,
     )
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         ds_to_universal.main(arguments)
 
 
