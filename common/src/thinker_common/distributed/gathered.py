@@ -52,7 +52,10 @@ def _without_hooks(engine: Any, parameters: list[nn.Parameter]) -> Iterator[None
     offload: Any = optimizer if isinstance(optimizer, DeepSpeedZeRoOffload) else optimizer.parameter_offload
     for parameter in parameters:
         parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
-    for hook in (*offload.forward_hooks, *offload.backward_hooks):
+    # This one begins a pass over the whole model; until DeepSpeed knows the order of the modules, the ranks compare
+    # there what each has recorded.
+    begin_pass = offload.module._forward_pre_hooks[offload.fwd_pre_hook.id]
+    for hook in (offload.fwd_pre_hook, *offload.forward_hooks, *offload.backward_hooks):
         hook.remove()
     offload.forward_hooks, offload.backward_hooks = [], []
     try:
@@ -61,4 +64,5 @@ def _without_hooks(engine: Any, parameters: list[nn.Parameter]) -> Iterator[None
         coordinator = offload.param_coordinator
         if not coordinator.is_invalid_trace():
             coordinator._invalidate_trace()  # it recorded an order of modules that this work did not follow
+        offload.fwd_pre_hook = offload.module.register_forward_pre_hook(begin_pass)  # the first, as it was
         offload._register_deepspeed_module(offload.module)

@@ -1,0 +1,103 @@
+"""Worker of test_evaluate_ranks.py: one rank of an evaluation that is shared out.
+
+python evaluate_ranks.py FOLDER RANK RANKS          # every kind of evaluation, and two that fail
+python evaluate_ranks.py FOLDER RANK RANKS slowly   # one with time to be killed in
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from thinker_common.benchmarks import load_benchmark
+from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
+from thinker_common.distributed import ranks
+from thinker_common.errors import UserError
+from thinker_common.evaluation.evaluate import evaluate
+from thinker_common.evaluation.ranking import rank
+from thinker_common.models.load import load_policy, load_tokenizer
+
+
+def chains(problems: int) -> LoadedBenchmark:
+    loaded = load_benchmark("chains")
+    return replace(loaded, problems=loaded.problems[:problems])
+
+
+def questions(problems: int) -> LoadedBenchmark:
+    """With yes or no for an answer; no two prompts are equally long."""
+    made = tuple(
+        Problem(f"questions/{i}", f"Is {i} even?{' Well?' * i}", "no" if i % 2 else "yes", "bool")
+        for i in range(problems)
+    )
+    return LoadedBenchmark("questions", "test", made, None, "written for this test", 1, {})
+
+
+class Evaluations:
+    """The embedded model, and what is done with it on one process and on several."""
+
+    def __init__(self) -> None:
+        self.model, self.tokenizer = load_policy("embedded"), load_tokenizer("embedded")
+
+    def evaluate(self, problems: int, **settings: Any) -> Any:
+        return evaluate(self.model, self.tokenizer, chains(problems), **{"max_new_tokens": 48, **settings})
+
+    def rank(self, problems: int, **settings: Any) -> Any:
+        return rank(self.model, self.tokenizer, questions(problems), **settings)
+
+    def all_kinds(self, folder: Path) -> dict[str, Any]:
+        results = {
+            "greedy": self.evaluate(7, output=folder / "greedy.jsonl"),
+            "sampled, in memory": self.evaluate(3, samples=3, temperature=1.0, seed=5),
+            "fewer problems than ranks": self.evaluate(1, output=folder / "one.jsonl"),
+            "ranked": self.rank(5, output=folder / "ranked.jsonl"),
+            "fewer ranked than ranks": self.rank(1),
+        }
+        return {name: {"figures": result.to_dict(), "rows": result.rows} for name, result in results.items()}
+
+    def slowly(self, folder: Path, seconds: float) -> Any:
+        """A response a batch."""
+        return self.evaluate(
+            16,
+            output=folder / "rows.jsonl",
+            temperature=1.0,
+            max_tokens_per_batch=1,
+            progress=lambda done, total: time.sleep(seconds),
+        )
+
+
+def message(action: Any) -> str:
+    try:
+        action()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def failing(done: int, total: int) -> None:
+    if done and ranks.rank() == 1:
+        raise UserError("out of memory: lower something")
+
+
+def main(folder: str, number: str, count: str, *options: str) -> None:
+    path = Path(folder)
+    store = f"file://{path / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=int(number), world_size=int(count))
+    evaluations = Evaluations()
+    if "slowly" in options:
+        evaluations.slowly(path, 0.3)
+        return
+    record = evaluations.all_kinds(path)
+    record["errors"] = [
+        message(lambda: evaluations.evaluate(3, output=path / "failed.jsonl", progress=failing)),
+        message(lambda: evaluations.evaluate(3, seed=ranks.rank())),
+    ]
+    (path / f"record-{number}.json").write_text(json.dumps(record))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

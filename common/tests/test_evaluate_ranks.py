@@ -1,0 +1,211 @@
+"""Evaluations that several ranks share out: the rows and figures of one process, whatever a kill leaves behind."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from thinker_common.errors import UserError
+from thinker_common.evaluation import shares
+from thinker_common.evaluation.generations import GenerationsFile, rank_file, rank_files, read_generations, row_key
+
+WORKER = Path(__file__).with_name("evaluate_ranks.py")
+specification = importlib.util.spec_from_file_location("evaluate_ranks", WORKER)
+worker = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(worker)
+
+ROUNDING = 1e-4  # nats; other batches round otherwise
+
+
+def start(folder, count, *options):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen([sys.executable, WORKER, folder, str(rank), str(count), *options], env=environment)
+        for rank in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def evaluations():
+    return worker.Evaluations()
+
+
+@pytest.fixture(scope="module")
+def by_two_ranks(tmp_path_factory):
+    """The folder, and what each of the ranks found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    assert [process.wait(timeout=300) for process in start(folder, 2)] == [0, 0]
+    return folder, [json.loads((folder / f"record-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def by_one_process(tmp_path_factory, evaluations):
+    return json.loads(json.dumps(evaluations.all_kinds(tmp_path_factory.mktemp("one"))))
+
+
+def near(value):
+    """The same with room for rounding in every number that is not whole."""
+    if isinstance(value, dict):
+        return {name: near(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [near(item) for item in value]
+    return pytest.approx(value, abs=ROUNDING) if isinstance(value, float) else value
+
+
+# --- several ranks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["greedy", "sampled, in memory", "fewer problems than ranks", "ranked", "fewer ranked than ranks"]
+)
+def test_two_ranks_return_what_one_process_returns(by_two_ranks, by_one_process, kind):
+    """Texts are equal without exception: with this model no near-tie of two tokens turns on the batch."""
+    _, (first, second) = by_two_ranks
+    assert first[kind] == second[kind], "both ranks have all of it"
+    assert [row_key(row) for row in first[kind]["rows"]] == [row_key(row) for row in by_one_process[kind]["rows"]]
+    assert first[kind]["rows"] == near(by_one_process[kind]["rows"])
+    assert first[kind]["figures"] == near(by_one_process[kind]["figures"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("greedy", "greedy"), ("one", "fewer problems than ranks"), ("ranked",) * 2]
+)
+def test_the_file_holds_the_rows_of_both_ranks(by_two_ranks, name, kind):
+    folder, (record, _) = by_two_ranks
+    _, rows = read_generations(folder / f"{name}.jsonl")
+    assert sorted(rows, key=row_key) == sorted(record[kind]["rows"], key=row_key)
+    assert rank_files(folder / f"{name}.jsonl") == []
+
+
+def test_an_error_on_one_rank_is_one_on_all_and_loses_no_row(by_two_ranks, evaluations):
+    folder, records = by_two_ranks
+    assert [record["errors"][0] for record in records] == ["UserError: out of memory: lower something"] * 2
+    assert len(rank_files(folder / "failed.jsonl")) == 1
+    asked = []
+    evaluations.evaluate(3, output=folder / "failed.jsonl", progress=lambda done, total: asked.append((done, total)))
+    assert asked == [(3, 3)] and rank_files(folder / "failed.jsonl") == []
+
+
+def test_ranks_that_were_given_different_evaluations(by_two_ranks):
+    _, records = by_two_ranks
+    for record in records:
+        assert "rank 0 and rank 1: seed was 0 and is 1. Every host needs the same" in record["errors"][1]
+
+
+@pytest.mark.slow
+def test_kills_on_three_and_on_two_ranks_lose_and_repeat_no_row(tmp_path, evaluations):
+    for count in (3, 2):
+        started = start(tmp_path, count, "slowly")
+        before = [line for file in files(tmp_path) for line in whole_lines(file)]
+        while len([line for file in files(tmp_path) for line in whole_lines(file)]) < len(before) + 3:
+            assert all(process.poll() is None for process in started)
+            time.sleep(0.05)
+        for process in started:
+            process.send_signal(signal.SIGKILL)
+        assert [process.wait() for process in started] == [-signal.SIGKILL] * count
+        (tmp_path / "store").unlink()
+    assert rank_files(tmp_path / "rows.jsonl"), "the kills came before the end"
+    survived = {line for file in files(tmp_path) for line in whole_lines(file)}
+    result = evaluations.slowly(tmp_path, 0)
+    lines = whole_lines(tmp_path / "rows.jsonl")
+    assert survived <= set(lines) and len(lines) == len(set(lines)) == 1 + 16
+    assert rank_files(tmp_path / "rows.jsonl") == []
+    (tmp_path / "whole").mkdir()
+    assert result.rows == near(evaluations.slowly(tmp_path / "whole", 0).rows)
+
+
+def files(folder):
+    return [path for path in (folder / "rows.jsonl", *rank_files(folder / "rows.jsonl")) if path.exists()]
+
+
+def whole_lines(path):
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+# --- what ranks leave behind -------------------------------------------------------------------------------------------
+
+SETTINGS = {"model": "m", "seed": 0}
+
+
+def row(index):
+    return {"id": f"p{index}", "sample": 0, "text": f"text {index}"}
+
+
+def left_behind(path, indices, settings=SETTINGS, torn=b""):
+    with GenerationsFile(path, settings) as file:
+        file.append([row(index) for index in indices])
+    with open(path, "ab") as file:
+        file.write(torn)
+
+
+def go_on(path, wanted=range(10)):
+    """(what had to be made, all rows)"""
+    made = []
+
+    def make(share, append):
+        for index in share:
+            made.append(index)
+            append([row(index)])
+
+    rows = shares.all_rows(
+        list(wanted),
+        make,
+        key=lambda index: (f"p{index}", 0),
+        length=lambda index: index % 3,
+        output=path,
+        settings=SETTINGS,
+        progress=None,
+        name="numbers",
+    )
+    return made, rows
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """The file of an evaluation on four ranks that were killed: one torn row, one file without a row, one row twice."""
+    path = tmp_path / "a [b]" / "rows.jsonl"
+    left_behind(path, [0, 3])
+    left_behind(rank_file(path, 1), [1, 4], torn=b'{"id": "p7", "sa')
+    left_behind(rank_file(path, 2), [3, 2])
+    rank_file(path, 11).write_bytes(b'{"settings": {"mo')
+    return path
+
+
+def test_rank_files_are_taken_over_whatever_the_number_of_ranks(killed):
+    made, rows = go_on(killed)
+    assert sorted(made) == [5, 6, 7, 8, 9] and rows == [row(index) for index in range(10)]
+    assert made == sorted(made, key=lambda index: -(index % 3)), "longest first"
+    assert sorted(map(row_key, read_generations(killed)[1])) == sorted(map(row_key, rows))
+    assert list(killed.parent.iterdir()) == [killed]
+
+
+def test_a_kill_in_the_taking_over_repeats_nothing(killed, monkeypatch):
+    """Before each removal of a rank's file, and within each write."""
+    for method, cls in (("unlink", Path), ("_write", GenerationsFile)):
+        whole = getattr(cls, method)
+
+        def die(self, *arguments, whole=whole, method=method):
+            if method == "_write" and arguments[0]:
+                self._file.write(json.dumps(arguments[0][0]).encode()[:9])
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cls, method, die)
+        with pytest.raises(KeyboardInterrupt):
+            go_on(killed)
+        monkeypatch.setattr(cls, method, whole)
+    made, rows = go_on(killed)
+    assert sorted(made) == [5, 6, 7, 8, 9] and rows == [row(index) for index in range(10)]
+    assert len(read_generations(killed)[1]) == 10
+
+
+def test_a_rank_file_of_other_settings_is_refused_and_left_alone(killed):
+    left_behind(rank_file(killed, 3), [5], settings={**SETTINGS, "seed": 1})
+    with pytest.raises(UserError, match=r"rows.rank-3.jsonl was written under other settings: seed was 1 and is 0"):
+        go_on(killed)
+    assert read_generations(rank_file(killed, 3))[1] == [row(5)]
