@@ -17,7 +17,7 @@ _spec.loader.exec_module(worker)
 parity = worker.parity
 
 # A spread of each kind; the other layouts of the table are in `nox -s slow`.
-QUICK = ("accumulation 1x8", "activation checkpointing", "2 ranks, DDP", "2 ranks, ZeRO-3")
+QUICK = ("accumulation 1x8", "activation checkpointing", "2 ranks, DDP")
 LAYOUTS = {**parity.LAYOUTS, **parity.MORE_LAYOUTS}
 SLOW = tuple(name for name in LAYOUTS if name not in (parity.REFERENCE, *QUICK))
 

@@ -359,7 +359,14 @@ def started(server, folder, path, *more):
         "--split", "all", "--output", str(folder), f"teacher.base_url=http://127.0.0.1:{server.server_port}/v1",
         "teacher.api_key_env=TEACHER_KEY", "teacher.samples=1", "teacher.concurrency=3", "teacher.first_pause=0.01", *more,
     ]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A run in the background of a script inherits an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def wait_until(condition):
