@@ -59,6 +59,8 @@ def check(layout, folder: Path, reference: Path, start, record_property, name: s
     record_property(f"parity, {name}", str(found))
     assert found.within(parity.TOLERANCE), found
     engine = json.loads((folder / "record.json").read_text())["engine"]
+    history = json.loads((folder / "record.json").read_text())["history"]
+    assert sum("grad_norm" in row for row in history) == (0 if layout.zero == 0 else parity.STEPS)
     expected = "one process" if layout.ranks == 1 else "DistributedDataParallel"
     assert engine == (expected if layout.zero is None else f"DeepSpeedEngine, ZeRO-{layout.zero}")
 

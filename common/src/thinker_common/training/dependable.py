@@ -152,15 +152,16 @@ class DependableMixin(Trainer):
         """The last thing before the optimiser's step (DeepSpeed: behind it), with the norm that all ranks share."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         left_out = self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped
-        sound = math.isfinite(norm) and not left_out
+        known = norm is not None  # DeepSpeed tells none under ZeRO-0
+        sound = (not known or math.isfinite(norm)) and not left_out
         losses = self._guard.losses()
         if not ranks.any_rank(not (sound and finite(losses))):
             self._guard.passed()
             return norm
         step = self.state.global_step + 1
-        if self.is_deepspeed_enabled and not sound and not left_out:
+        if self.is_deepspeed_enabled and not (sound and known) and not left_out:
             raise UserError(
-                f"step {step}: the gradient is not finite, and DeepSpeed trained on it. Go on from {self._last_good}; "
+                f"step {step}: not finite, and DeepSpeed has trained on it. Go on from {self._last_good}; "
                 "ZeRO-1 to 3 leave such a step out, in bfloat16 with bf16.check_grad_overflow = true in the DeepSpeed "
                 "configuration"
             )
