@@ -335,7 +335,7 @@ class DependableMixin(Trainer):
         if saved["own"]:
             self.load_rank_state(saved["own"])
         if self._resumed.universal and self._weight_decays:
-            mend_loaded(self.model_wrapped.optimizer.optimizer, self._weight_decays)
+            mend_loaded(self.model_wrapped.optimizer.optimizer, self._weight_decays)  # type: ignore[union-attr, arg-type]  # an engine here
         self._resumed_path = None
         if self.state.global_step >= self.state.max_steps:
             raise _NothingLeft
