@@ -1,6 +1,8 @@
 """The verb `evaluate` from the command line to the files, on a small random model and a user's own questions."""
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 
@@ -288,3 +290,65 @@ def test_a_bad_column_is_a_mistake_that_leaves_nothing(evaluate, tmp_path):
     code, _, errors = evaluate("--output", "scores", columns=("--column", "question=text"))
     assert (code, len(errors)) == (2, 1)
     assert not (tmp_path / "scores").exists()
+
+
+# --- several ranks -----------------------------------------------------------------------------------------------------
+
+
+def test_ranks_share_the_questions_and_one_of_them_writes_and_prints(model, tmp_path):
+    """Through the launcher, which runs this command line once a rank."""
+    rows = [{"prompt": f"What is {i} + 1?", "gold": str(i + 1)} for i in range(5)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [
+        sys.executable, "-m", "thinker_common.cli", "evaluate", model, "--file", "mine.jsonl", "--column",
+        "question=prompt", "--column", "answer=gold", "--max-new-tokens", "8", "--json", "--output",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    shared, alone = (
+        subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        for options in (["two", "--gpus", "2", "--launcher", "torchrun"], ["one", "--gpus", "1"])
+    )
+    assert (shared.returncode, alone.returncode) == (0, 0), shared.stderr
+    ours, theirs = (json.loads(done.stdout)["benchmarks"]["mine"] for done in (shared, alone))
+    assert ours.pop("wilson_interval") == pytest.approx(theirs.pop("wilson_interval"))
+    assert ours == theirs
+    assert sorted(path.name for path in (tmp_path / "two" / "mine").iterdir()) == ["generations.jsonl"]
+    rows = [
+        sorted((tmp_path / name / "mine" / "generations.jsonl").read_text().splitlines()) for name in ("two", "one")
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_dry_run_shows_what_would_run_and_loads_no_model(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr("thinker_common.models.load.load_policy", None)
+    code, out, _ = evaluate("--gpus", "3", "--samples", "2", "--temperature", "1", "--output", "scores", "--dry-run")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[1] == "mine, file: 5 problems, 10 responses, at most 4 on each of 3 ranks"
+    assert lines[2] == "hosts: localhost (3 ranks)"
+    command = shlex.split(lines[-1])
+    assert command[command.index("thinker_common.distributed.worker") + 1] == "thinker_common.cli"
+    for asked in ("--column answer=gold", "--samples 2", "--output scores", "--gpus 3", "--max-new-tokens 8"):
+        assert asked in lines[-1]
+    code, out, _ = evaluate("--dry-run")
+    assert code == 0 and out.splitlines()[1:] == ["mine, file: 5 problems, 5 responses, in one process"]
+    code, out, _ = evaluate("--gpus", "8", "--nodes", "2", "--launcher", "slurm", "--output", "scores", "--dry-run")
+    assert code == 0 and "at most 1 on each of 16 ranks" in out and "#SBATCH --nodes=2" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--zero", "3"], "--zero: an evaluation shares out the problems and not the model"),
+        (["--gpus", "2", "--offload"], "--offload: an evaluation shares out the problems and not the model"),
+        (["--backend", "vllm", "--gpus", "2"], "--backend vllm takes all GPUs of one process: leave --gpus"),
+        (["--nodes", "2"], "launch.nodes = 2: name the hosts in a hostfile"),
+        (["--hostfile", "hosts"], "hosts"),
+        (["--launcher", "slurm"], "submit the script that --dry-run shows"),
+    ],
+)
+def test_launches_that_are_not_possible(evaluate, tmp_path, options, message):
+    code, out, [error] = evaluate(*options)
+    assert (code, out) == (2, "") and message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
