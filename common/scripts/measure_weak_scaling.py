@@ -62,6 +62,7 @@ def worker(stage: str, accumulation: str, folder: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
+    from thinker_common.distributed.process_group import leave
     from thinker_common.training.supervised import SupervisedTrainer
 
     config = LlamaConfig(
@@ -103,6 +104,7 @@ def worker(stage: str, accumulation: str, folder: str) -> None:
             "parameters": model.num_parameters(),
         }
         (Path(folder) / "steps.json").write_text(json.dumps(found))
+    leave()
 
 
 if __name__ == "__main__":

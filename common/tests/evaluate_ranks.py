@@ -16,6 +16,7 @@ import torch.distributed as dist
 from thinker_common.benchmarks import load_benchmark
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
 from thinker_common.distributed import ranks
+from thinker_common.distributed.process_group import leave
 from thinker_common.errors import UserError
 from thinker_common.evaluation.evaluate import evaluate
 from thinker_common.evaluation.ranking import rank
@@ -96,7 +97,7 @@ def main(folder: str, number: str, count: str, *options: str) -> None:
         message(lambda: evaluations.evaluate(3, seed=ranks.rank())),
     ]
     (path / f"record-{number}.json").write_text(json.dumps(record))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

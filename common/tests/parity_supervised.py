@@ -19,6 +19,7 @@ import parity
 import tiny_training
 
 from thinker_common.distributed.engine import engine_of
+from thinker_common.distributed.process_group import leave
 from thinker_common.training.supervised import SupervisedTrainer
 
 
@@ -50,6 +51,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     if args.process_index == 0:
         history = [row for row in trainer.state.log_history if "loss" in row]
         parity.record(Path(folder), history, weights, engine=engine_of(trainer.model_wrapped))
+    leave()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import parity
 import tiny_training
 
 from thinker_common.distributed import ranks
+from thinker_common.distributed.process_group import leave
 from thinker_common.errors import UserError
 from thinker_common.training.dependable import choose_together
 from thinker_common.training.signals import SavedAndStopped
@@ -145,6 +146,7 @@ def main(folder: str, zero: str, *options: str) -> None:
             "logs": logs[0] == logs[1],
         }
         (path / "record.json").write_text(json.dumps(record | not_finite))
+    leave()
 
 
 if __name__ == "__main__":

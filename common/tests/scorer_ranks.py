@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from thinker_common.distributed.process_group import leave
 from thinker_common.likelihood.scorer import AnswerScorer, ScoringItem
 from thinker_common.models.load import load_tokenizer
 
@@ -87,7 +88,7 @@ def main(folder: str, number: str, count: str) -> None:
         "losses": losses,
     }
     (Path(folder) / f"record-{number}.json").write_text(json.dumps(record))
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

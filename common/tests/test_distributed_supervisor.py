@@ -104,10 +104,13 @@ def test_a_killed_worker_ends_the_run_as_well(run_job):
 def test_an_error_is_the_cause_and_not_what_follows_from_it(run_job):
     """Rank 0 loses its peer and is gone before rank 1 has finished dying."""
     code, err, _, _ = run_job(
-        "import atexit\n"
+        "import atexit, pathlib\n"
+        "failed = pathlib.Path(__file__).with_name('failed')\n"
         "if rank == 1:\n"
         "    atexit.register(time.sleep, 1.0)\n"
+        "    failed.touch()\n"
         "    raise ValueError('the cause')\n"
+        "while not failed.exists(): time.sleep(0.01)\n"
         "time.sleep(0.5)\n"
         "raise ConnectionError('a consequence')"
     )

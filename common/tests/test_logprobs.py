@@ -339,15 +339,24 @@ def test_bfloat16_sums_over_the_vocabulary_in_float32():
     torch.testing.assert_close(logprobs_BK.double(), expected_BK, atol=1e-5, rtol=0)
 
 
-def test_the_head_sees_only_wanted_positions_a_chunk_at_a_time(models):
+def test_the_head_sees_only_wanted_positions_a_chunk_at_a_time(models, monkeypatch):
     model, widths = models["llama"], []
     module.causal_head(model)
-    hook = model.lm_head.register_forward_hook(lambda _module, args, _output: widths.append(args[0].shape[0]))
     ids_BT, mask_BT = pad([[7, 3, 60, 5, 21, 8], [4, 9, 2]], [0, 1], 8)
+    linear, calls = torch.nn.functional.linear, []
+
+    def spy(states, weight, bias=None):
+        if weight is model.lm_head.weight:
+            widths.append(states.shape[0])
+        return linear(states, weight, bias)
+
+    hook = model.lm_head.register_forward_hook(lambda *_: calls.append(len(widths)))
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
     with torch.no_grad():
         token_logprobs(model, ids_BT, mask_BT, keep=5, chunk_tokens=2)
     hook.remove()
     assert widths == [2, 2]  # of columns 3..7, three hold tokens of the first row and one holds a token of the second
+    assert calls == [2], "ZeRO-3 gathers the head in each call of its module: one for all chunks"
 
 
 def test_models_without_position_ids_refuse_left_padding():

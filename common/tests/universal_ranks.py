@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import parity
 import tiny_training
 
+from thinker_common.distributed.process_group import leave
 from thinker_common.training.supervised import SupervisedTrainer
 
 
@@ -27,6 +28,7 @@ def main(folder: str, stage: str, checkpoint: str | None = None) -> None:
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.args.process_index == 0:
         parity.record(Path(folder), [row for row in trainer.state.log_history if "loss" in row], weights)
+    leave()
 
 
 if __name__ == "__main__":

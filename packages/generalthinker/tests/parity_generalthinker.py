@@ -25,6 +25,7 @@ from generalthinker.config import TRAINING_DEFAULTS, MethodSettings
 from generalthinker.data import graded_problems, training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
+from thinker_common.distributed.process_group import leave
 from thinker_common.models.load import load_policy, load_tokenizer
 
 _path = Path(__file__).parents[3] / "common/tests/parity.py"
@@ -146,6 +147,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     if args.process_index == 0:
         parity.record(Path(folder), history, weights, engine=type(trainer.model_wrapped).__name__, seen=seen)
         save_file(first.sums, Path(folder) / "first_gradient.safetensors")
+    leave()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
@@ -27,6 +26,7 @@ from spiralthinker.model import LatentSettings, SpiralThinkerModel
 from spiralthinker.trainer import SpiralThinkerTrainer
 from thinker_common.benchmarks.problem import Problem
 from thinker_common.distributed.engine import engine_of
+from thinker_common.distributed.process_group import leave
 
 _path = Path(__file__).parents[3] / "common/tests/parity.py"
 _spec = importlib.util.spec_from_file_location("parity", _path)
@@ -91,8 +91,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     if trainer.args.process_index == 0:
         history = [row for row in trainer.state.log_history if "loss" in row]
         parity.record(Path(folder), history, weights, engine=engine_of(trainer.model_wrapped))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -18,13 +18,22 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     report_movement()
     sys.argv = [module, *arguments]
+    code = None
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except BaseException as error:
-        if not isinstance(error, SystemExit) or error.code not in (None, 0, EXIT_SAVED):
-            fail()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        fail()
         raise
+    if code not in (None, 0, EXIT_SAVED):
+        fail()
+    elif "torch.distributed" in sys.modules:
+        from .process_group import leave
+
+        leave()
     begin("exit")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

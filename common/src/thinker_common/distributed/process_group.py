@@ -1,6 +1,7 @@
-"""The process group of ranks that need no engine: they share out work and exchange results."""
+"""Joining and leaving the process group: ranks that need no engine join here, and all of them leave here."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,4 +33,24 @@ def process_group() -> "Iterator[torch.device]":
     with phase("meet the other ranks", patient=True):
         dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(days=7), device_id=device if gpu else None)
     yield device
-    dist.destroy_process_group()  # not after an error: it would wait for ranks that are still at work
+    leave()  # not after an error: it would wait for ranks that are still at work
+
+
+def leave() -> None:
+    """Waits for the other ranks and ends the process group, if there is one; to be called when the work is done.
+
+    A process that ends with a group is killed by SIGABRT now and then ("terminate called without an active exception",
+    pytorch#179291): a thread of Gloo's gives a tensor back to Python while the interpreter goes down.
+    """
+    import torch.distributed as dist
+
+    from . import ranks
+
+    if not dist.is_initialized():
+        return
+    ranks.barrier("end the process group")
+    deepspeed = sys.modules.get("deepspeed.comm")
+    if deepspeed is not None and deepspeed.is_initialized():
+        deepspeed.destroy_process_group()  # it keeps references of its own to the groups
+    else:
+        dist.destroy_process_group()

@@ -11,14 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .forward import call_through
+
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+
+Head = Callable[[Tensor], Tensor]  # from states (..., D) to logits (..., V)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,30 @@ class OutputHead:
     soft_cap: float | None = None
 
     def __call__(self, states_ND: Tensor) -> Tensor:
-        logits_NV = self.projection(states_ND)
+        return self._finish(self.projection(states_ND))
+
+    def _finish(self, logits_NV: Tensor) -> Tensor:
         if self.scale != 1.0:
             logits_NV = logits_NV * self.scale
         if self.soft_cap is not None:
             logits_NV = torch.tanh(logits_NV / self.soft_cap) * self.soft_cap
         return logits_NV
+
+
+def in_one_call(head: Head, work: Callable[[Head, Tensor], T], states_ND: Tensor) -> T:
+    """`work(head, states_ND)`, in which the head may be applied any number of times, to chunks of the states.
+
+    ZeRO-3 gathers a module's weight when its forward is called, and again when the backward pass comes to its output:
+    all ranks have to call it equally often, and each time the whole weight travels. So the work runs inside one call of
+    the projection, whose forward it applies directly. What it returns is a tensor or a tuple of tensors.
+    """
+    if not isinstance(head, OutputHead):
+        return work(head, states_ND)
+
+    def within(projection: nn.Module, states_ND: Tensor) -> T:
+        return work(lambda states_CD: head._finish(projection.forward(states_CD)), states_ND)
+
+    return call_through(head.projection, head.projection, within, states_ND)
 
 
 def described_head(model: PreTrainedModel | PeftModel) -> OutputHead | None:

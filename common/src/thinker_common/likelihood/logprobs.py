@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .batching import token_budget_batches
-from .head import OutputHead, agrees, described_head
+from .head import Head, OutputHead, agrees, described_head, in_one_call
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -121,20 +121,21 @@ def token_logprobs(
     wanted_BK = predicted_BK if wanted_BK is None else predicted_BK & wanted_BK
     states_ND, targets_N = states_BKD[wanted_BK], input_ids_BT[:, -keep:][wanted_BK]
 
-    logprobs: list[Tensor] = []
-    entropies: list[Tensor] = []
-    for states_CD, targets_C in zip(states_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True):
-        arguments = (head, states_CD, targets_C, temperature, with_entropy, entropy_grad)
-        if torch.is_grad_enabled():
-            logprobs_C, entropies_C = checkpoint(_chunk_logprobs, *arguments, use_reentrant=False)
-        else:
-            logprobs_C, entropies_C = _chunk_logprobs(*arguments)
-        logprobs.append(logprobs_C)
-        if entropies_C is not None:
-            entropies.append(entropies_C)
+    def in_chunks(head: Head, states_ND: Tensor) -> tuple[Tensor, ...]:
+        chunks = []
+        for states_CD, targets_C in zip(states_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True):
+            arguments = (head, states_CD, targets_C, temperature, with_entropy, entropy_grad)
+            if torch.is_grad_enabled():
+                chunks.append(checkpoint(_chunk_logprobs, *arguments, use_reentrant=False))
+            else:
+                chunks.append(_chunk_logprobs(*arguments))
+        return tuple(map(torch.cat, zip(*chunks, strict=True)))
 
-    logprobs_BK = _scatter(logprobs, wanted_BK)
-    return (logprobs_BK, _scatter(entropies, wanted_BK)) if with_entropy else logprobs_BK
+    logprobs_BK, *entropies_BK = (
+        values_N.new_zeros(wanted_BK.shape).masked_scatter(wanted_BK, values_N)
+        for values_N in in_one_call(head, in_chunks, states_ND)
+    )
+    return (logprobs_BK, *entropies_BK) if with_entropy else logprobs_BK
 
 
 def ragged_token_logprobs(
@@ -160,9 +161,15 @@ def ragged_token_logprobs(
     """
     if not wanted_BK.any():
         logprobs_BK, entropies_BK = token_logprobs(
-            model, input_ids_BT, attention_mask_BT, keep=keep, with_entropy=True, entropy_grad=entropy_grad
+            model,
+            input_ids_BT,
+            attention_mask_BT,
+            keep=keep,
+            wanted_BK=wanted_BK,
+            with_entropy=True,
+            entropy_grad=entropy_grad,
         )
-        return 0.0 * logprobs_BK, 0.0 * entropies_BK
+        return logprobs_BK, entropies_BK
     width = input_ids_BT.shape[1]
     starts_B = attention_mask_BT.argmax(dim=1)  # of the real tokens, which are contiguous
     lengths_B = attention_mask_BT.sum(dim=1)
@@ -200,9 +207,7 @@ def ragged_token_logprobs(
     return logprobs_BT[:, -keep:], entropies_BT[:, -keep:]
 
 
-def predicting_states(
-    model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any], first: int
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def predicting_states(model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any], first: int) -> tuple[Tensor, Head]:
     """The last hidden states of the columns from `first` on, and the function from such states to logits.
 
     Args:
@@ -251,26 +256,21 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _chunk_logprobs(
-    head: Callable[[Tensor], Tensor],
+    head: Head,
     states_CD: Tensor,
     targets_C: Tensor,
     temperature: float,
     with_entropy: bool,
     entropy_grad: bool,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, ...]:
+    """The log-probabilities of the targets, and with `with_entropy` the entropies behind them."""
     logprobs_CV = log_softmax(head(states_CD), temperature)
     logprobs_C = logprobs_CV.gather(-1, targets_C[:, None]).squeeze(-1)
     if not with_entropy:
-        return logprobs_C, None
+        return (logprobs_C,)
     with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_grad):
         # entr(p) = -p log p is 0 at p = 0, where the product of the two factors would be NaN.
         return logprobs_C, torch.special.entr(logprobs_CV.exp()).sum(-1)
-
-
-def _scatter(chunks: list[Tensor], wanted_BK: Tensor) -> Tensor:
-    """The chunks' values at the wanted positions, in row-major order, and 0 elsewhere."""
-    values_N = torch.cat(chunks)
-    return values_N.new_zeros(wanted_BK.shape).masked_scatter(wanted_BK, values_N)
 
 
 def causal_inputs(

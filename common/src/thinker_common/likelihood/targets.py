@@ -10,13 +10,14 @@ vocabulary size.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .head import Head, in_one_call
 from .logprobs import CHUNK_TOKENS, log_softmax
 
 
@@ -47,7 +48,7 @@ class Targets:
     def first_column(self) -> int:
         return min(column for _, column in self.positions)
 
-    def logprobs(self, states_BKD: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    def logprobs(self, states_BKD: Tensor, head: Head) -> Tensor:
         """logprobs_S, float32 at least. `states_BKD`: the columns from `first_column` on."""
         device = states_BKD.device
         rows_N, columns_N = torch.tensor(list(self.positions), device=device).unbind(-1)
@@ -55,22 +56,26 @@ class Targets:
 
         by_position = sorted(range(len(self.token_ids)), key=self.predicted_at.__getitem__)
         predicted_at = [self.predicted_at[s] for s in by_position]
-        chunks = []
-        for start in range(0, len(states_ND), CHUNK_TOKENS):
-            tokens = by_position[bisect_left(predicted_at, start) : bisect_left(predicted_at, start + CHUNK_TOKENS)]
-            arguments = (
-                head,
-                states_ND[start : start + CHUNK_TOKENS],
-                torch.tensor([self.predicted_at[s] - start for s in tokens], device=device),
-                torch.tensor([self.token_ids[s] for s in tokens], device=device),
-                self._sets(tokens, device),
-            )
-            if torch.is_grad_enabled():
-                chunks.append(checkpoint(_chunk_logprobs, *arguments, use_reentrant=False))
-            else:
-                chunks.append(_chunk_logprobs(*arguments))
+
+        def in_chunks(head: Head, states_ND: Tensor) -> Tensor:
+            chunks = []
+            for start in range(0, len(states_ND), CHUNK_TOKENS):
+                tokens = by_position[bisect_left(predicted_at, start) : bisect_left(predicted_at, start + CHUNK_TOKENS)]
+                arguments = (
+                    head,
+                    states_ND[start : start + CHUNK_TOKENS],
+                    torch.tensor([self.predicted_at[s] - start for s in tokens], device=device),
+                    torch.tensor([self.token_ids[s] for s in tokens], device=device),
+                    self._sets(tokens, device),
+                )
+                if torch.is_grad_enabled():
+                    chunks.append(checkpoint(_chunk_logprobs, *arguments, use_reentrant=False))
+                else:
+                    chunks.append(_chunk_logprobs(*arguments))
+            return torch.cat(chunks)
+
         order_S = torch.tensor(by_position, device=device).argsort()
-        return torch.cat(chunks)[order_S]
+        return in_one_call(head, in_chunks, states_ND)[order_S]
 
     def _sets(self, tokens: list[int], device: torch.device) -> list[tuple[Tensor, Tensor]]:
         """Each distinct set that some of the tokens stand for: (which of the tokens do, the set)."""
@@ -84,7 +89,7 @@ class Targets:
 
 
 def _chunk_logprobs(
-    head: Callable[[Tensor], Tensor],
+    head: Head,
     states_CD: Tensor,
     predicted_at_S: Tensor,
     token_ids_S: Tensor,

@@ -11,7 +11,7 @@ What is known to go wrong here, and is ruled out:
 - A mean per forward pass, averaged: tokens of short batches weigh more, and the gradient changes with the number of
   ranks. Units are counted over the whole batch before its first forward pass.
 - Examples repeated to fill up the last batch: see `batches.py`.
-- A loss computed past DistributedDataParallel or DeepSpeed: see `forward.py`.
+- A loss computed past DistributedDataParallel or DeepSpeed: see `likelihood/forward.py`.
 - Logits of every position: the head runs on the positions before target tokens only, in chunks that are computed again
   in the backward pass.
 """
@@ -26,10 +26,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.trainer_callback import TrainerCallback
 
 from ..errors import DataError, SettingsError
+from ..likelihood.forward import call_through
+from ..likelihood.head import Head, in_one_call
 from ..likelihood.logprobs import CHUNK_TOKENS, causal_inputs, log_softmax, predicting_states
 from .batches import EpochLoader, MicroBatches, WithFillers
 from .dependable import DependableMixin
-from .forward import call_through
 from .nonfinite import NonFinite
 from .resume import RunIdentity
 
@@ -167,12 +168,14 @@ def target_nll(model: PreTrainedModel, batch: Batch, *, chunk_tokens: int = CHUN
     wanted_BK = labels_BK != IGNORED
     states_ND, targets_N = states_BTD[:, :-1][wanted_BK], labels_BK[wanted_BK]
 
-    def nll(states_CD: Tensor, targets_C: Tensor) -> Tensor:
-        return -log_softmax(head(states_CD)).gather(-1, targets_C[:, None]).sum()
+    def nll_sum(head: Head, states_ND: Tensor) -> Tensor:
+        def nll(states_CD: Tensor, targets_C: Tensor) -> Tensor:
+            return -log_softmax(head(states_CD)).gather(-1, targets_C[:, None]).sum()
 
-    chunks = zip(states_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
-    sums = [checkpoint(nll, states_CD, targets_C, use_reentrant=False) for states_CD, targets_C in chunks]
-    return torch.stack(sums).sum()
+        chunks = zip(states_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
+        return torch.stack([checkpoint(nll, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+
+    return in_one_call(head, nll_sum, states_ND)
 
 
 def pad_rows(rows: Sequence[Row], pad_token_id: int) -> Batch:

@@ -44,7 +44,7 @@ _LAZY = {
     "Texts": "evaluation.report:Texts",
     "TokenHeat": "evaluation.report:TokenHeat",
     "add_lora": "models.adapters:add_lora",
-    "call_through": "training.forward:call_through",
+    "call_through": "likelihood.forward:call_through",
     "cells": "evaluation.table:cells",
     "chat": "models.chat",
     "check_arguments": "training.settings:check_arguments",
@@ -121,6 +121,7 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
     from thinker_common.likelihood.boundary import encode_answer as encode_answer
     from thinker_common.likelihood.boundary import split_response as split_response
+    from thinker_common.likelihood.forward import call_through as call_through
     from thinker_common.likelihood.logprobs import ragged_token_logprobs as ragged_token_logprobs
     from thinker_common.likelihood.logprobs import token_logprobs as token_logprobs
     from thinker_common.likelihood.scorer import AnswerScore as AnswerScore
@@ -139,7 +140,6 @@ if TYPE_CHECKING:
     from thinker_common.training.engine_arguments import trains_in_bfloat16 as trains_in_bfloat16
     from thinker_common.training.engine_arguments import weights_dtype as weights_dtype
     from thinker_common.training.export import export_trained as export_trained
-    from thinker_common.training.forward import call_through as call_through
     from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
     from thinker_common.training.resume import RunIdentity as RunIdentity
     from thinker_common.training.resume import data_fingerprint as data_fingerprint

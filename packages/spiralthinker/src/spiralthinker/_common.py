@@ -37,7 +37,7 @@ _LAZY = {
     "SupervisedTrainer": "training.supervised:SupervisedTrainer",
     "Table": "evaluation.report:Table",
     "Texts": "evaluation.report:Texts",
-    "call_through": "training.forward:call_through",
+    "call_through": "likelihood.forward:call_through",
     "causal_head": "likelihood.logprobs:causal_head",
     "cells": "evaluation.table:cells",
     "chat": "models.chat",
@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.table import cells as cells
     from thinker_common.evaluation.table import terminal_table as terminal_table
     from thinker_common.likelihood.batching import token_budget_batches as token_budget_batches
+    from thinker_common.likelihood.forward import call_through as call_through
     from thinker_common.likelihood.logprobs import CHUNK_TOKENS as CHUNK_TOKENS
     from thinker_common.likelihood.logprobs import causal_head as causal_head
     from thinker_common.likelihood.logprobs import evaluation_mode as evaluation_mode
@@ -132,7 +133,6 @@ if TYPE_CHECKING:
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights
     from thinker_common.training.dependable import choose_together as choose_together
-    from thinker_common.training.forward import call_through as call_through
     from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
     from thinker_common.training.resume import RunIdentity as RunIdentity
     from thinker_common.training.resume import data_fingerprint as data_fingerprint
