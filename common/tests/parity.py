@@ -103,12 +103,7 @@ def deepspeed_preset(layout: Layout, arguments: dict[str, Any], hidden_size: int
         hidden_size=hidden_size,
         cpu=True,
     )
-    filled = deepspeed_config(LaunchSettings(zero=layout.zero, offload=layout.offload), values)
-    if filled is not None and layout.offload:
-        # An optimiser that DeepSpeed makes decays norms and biases as well, which transformers' own leaves alone.
-        del filled["optimizer"]
-        filled["zero_force_ds_cpu_optimizer"] = False
-    return filled
+    return deepspeed_config(LaunchSettings(zero=layout.zero, offload=layout.offload), values)
 
 
 def run(worker: Path, layout: Layout, folder: Path, *options: str, timeout: float = 300) -> float:

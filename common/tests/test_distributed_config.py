@@ -41,13 +41,24 @@ def test_presets_are_readable_files():
         assert file.read_text() == json.dumps(json.loads(file.read_text()), indent=2) + "\n"
 
 
-def test_cpu_ranks_get_torch_adam_and_no_pinned_memory():
+def test_the_optimiser_is_that_of_the_settings():
+    """One that DeepSpeed makes decays norms and biases: with --offload it would be another training."""
+    for zero, offload in STAGES:
+        config = preset(zero, offload=offload)
+        assert "optimizer" not in config
+        assert config.get("zero_force_ds_cpu_optimizer", True) is not offload
+
+
+def test_cpu_ranks_get_no_pinned_memory(tmp_path):
     config = deepspeed_config(LaunchSettings(zero=3, offload=True), replace(VALUES, cpu=True, bf16=False))
     assert config is not None
-    assert config["optimizer"]["params"]["torch_adam"] is True
     assert config["zero_optimization"]["offload_optimizer"]["pin_memory"] is False
     assert config["zero_optimization"]["overlap_comm"] is False
     assert config["zero_allow_untested_optimizer"] is True
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"optimizer": {"type": "AdamW", "params": {"torch_adam": "auto"}}}))
+    config = deepspeed_config(LaunchSettings(deepspeed_config=str(file)), replace(VALUES, cpu=True))
+    assert config is not None and config["optimizer"]["params"]["torch_adam"] is True
 
 
 def test_transformers_agrees_with_what_is_filled(tmp_path):
