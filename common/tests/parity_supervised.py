@@ -1,8 +1,9 @@
 """Worker of test_parity.py: twenty steps of supervised fine-tuning on a tiny model, spread as a layout says.
 
-    python parity_supervised.py LAYOUT_JSON FOLDER [wrong]
+    python parity_supervised.py LAYOUT_JSON FOLDER [wrong] [small-chunks]
 
-`wrong`: every forward pass takes its own mean, the mistake that the test must find.
+`wrong`: every forward pass takes its own mean, the mistake that the test must find. `small-chunks`: the output head works
+on so few positions at a time that ranks have different numbers of chunks.
 """
 
 import json
@@ -20,7 +21,7 @@ import tiny_training
 
 from thinker_common.distributed.engine import engine_of
 from thinker_common.distributed.process_group import leave
-from thinker_common.training.supervised import SupervisedTrainer
+from thinker_common.training.supervised import SupervisedTrainer, target_nll
 
 
 class WrongTrainer(SupervisedTrainer):
@@ -41,6 +42,8 @@ def start() -> LlamaForCausalLM:
 
 def main(layout_json: str, folder: str, *options: str) -> None:
     layout = parity.Layout(**json.loads(layout_json))
+    if "small-chunks" in options:
+        target_nll.__kwdefaults__["chunk_tokens"] = 16
     hidden_size = tiny_training.config().hidden_size
     args = TrainingArguments(**parity.training_arguments(layout, Path(folder) / "trainer", hidden_size=hidden_size))
     trainer_class = WrongTrainer if "wrong" in options else SupervisedTrainer

@@ -135,7 +135,7 @@ def test_a_users_mistake_on_another_rank_is_shown(run_job):
 def test_a_hang_names_the_phase_and_where_each_rank_stood(run_job):
     code, err, _, seconds = run_job(
         "def wait_for_the_other(): time.sleep(1000)\n"
-        "def stuck(): time.sleep(1000)\n"
+        "def stuck(depth=60): stuck(depth - 1) if depth else time.sleep(1000)\n"
         "phases.begin('step 3')\n"
         "stuck() if rank == 1 else wait_for_the_other()",
         hang_seconds=6,

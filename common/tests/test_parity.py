@@ -54,7 +54,7 @@ def train(layout, folder: Path, *options: str) -> None:
 
 
 def check(layout, folder: Path, reference: Path, start, record_property, name: str) -> None:
-    train(layout, folder)
+    train(layout, folder, *(["small-chunks"] if layout.zero == 3 else []))
     found = parity.difference(folder, reference, start)
     record_property(f"parity, {name}", str(found))
     assert found.within(parity.TOLERANCE), found

@@ -1,9 +1,10 @@
 """Worker of test_generalthinker_parity.py: twenty steps of GeneralThinker on recorded responses, spread as a layout says.
 
-    python parity_generalthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong]
+    python parity_generalthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong] [small-chunks]
 
 Each of the rollout's responses is found by its prompt, so that every layout sees the same ones. `wrong`: the loss is the
-mean over the tokens of each forward pass, the mistake that the test must find.
+mean over the tokens of each forward pass, the mistake that the test must find. `small-chunks`: the output head works on
+so few positions at a time that ranks have different numbers of chunks.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from generalthinker.data import graded_problems, training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.distributed.process_group import leave
+from thinker_common.likelihood.logprobs import token_logprobs
 from thinker_common.models.load import load_policy, load_tokenizer
 
 _path = Path(__file__).parents[3] / "common/tests/parity.py"
@@ -108,6 +110,8 @@ class FirstGradient(TrainerCallback):
 
 def main(layout_json: str, folder: str, *options: str) -> None:
     layout = parity.Layout(**json.loads(layout_json))
+    if "small-chunks" in options:
+        token_logprobs.__kwdefaults__["chunk_tokens"] = 8
     method = MethodSettings(
         **{key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in options) if value}
     )

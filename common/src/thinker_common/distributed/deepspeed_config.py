@@ -1,7 +1,7 @@
 """DeepSpeed's configuration: a preset or the user's own JSON, its "auto" values filled from the run's settings.
 
-The presets are the files in `presets/`. They leave the optimiser to `training.optim`, also with offload, where it works on
-the host's memory: one that DeepSpeed makes itself decays norms and biases as well, which transformers' own leaves alone.
+The presets are the files in `presets/`. They leave the optimiser to `training.optim`, also with offload, where it works
+on the host's memory: one that DeepSpeed makes itself decays norms and biases as well, which transformers' leaves alone.
 """
 
 import difflib

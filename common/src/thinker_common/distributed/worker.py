@@ -22,7 +22,7 @@ from . import phases
 from .exit_codes import EXIT_SAVED, of_signal
 
 SUPERVISOR, TOKEN = "THINKER_SUPERVISOR", "THINKER_TOKEN"
-KEPT_LINES = 40
+KEPT_LINES = 400  # the stacks of a hang are long, and the main thread's comes last
 _TICK_SECONDS = 0.5
 _GRACE_SECONDS = 3.0  # for a rank that ends by itself when another one failed
 _DUMP_SECONDS = 1.0  # for a rank that hangs to print its stacks

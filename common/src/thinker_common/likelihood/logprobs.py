@@ -131,11 +131,11 @@ def token_logprobs(
                 chunks.append(_chunk_logprobs(*arguments))
         return tuple(map(torch.cat, zip(*chunks, strict=True)))
 
-    logprobs_BK, *entropies_BK = (
+    found = [
         values_N.new_zeros(wanted_BK.shape).masked_scatter(wanted_BK, values_N)
         for values_N in in_one_call(head, in_chunks, states_ND)
-    )
-    return (logprobs_BK, *entropies_BK) if with_entropy else logprobs_BK
+    ]
+    return (found[0], found[1]) if with_entropy else found[0]
 
 
 def ragged_token_logprobs(

@@ -169,18 +169,22 @@ class AnswerScorer:
                     scores[i] = AnswerScore(rows[i].scored_ids, tuple(logprobs.tolist()))
         return [scores[i] for i in range(len(rows))]
 
-    def logprobs(self, items: Sequence[ScoringItem]) -> list[Tensor]:
+    def logprobs(self, items: Sequence[ScoringItem], *, one_pass: bool = False) -> list[Tensor]:
         """For each item, in their order, the log-probabilities of its scored tokens, for training.
 
         With gradients where they are enabled, and with the model in the mode (train, eval) it is in. Like any loss, the
         graph of all items is held until the backward pass; `score` holds one batch at a time.
+
+        Args:
+            one_pass: all items of a causal model in one forward pass, however long. Under ZeRO-3, which gathers weights
+                in each of them, ranks with other items then still do the same.
 
         Raises:
             ValueError: as `score`.
         """
         rows = self._rows(items)
         logprobs: dict[int, Tensor] = {}
-        for batch, logprobs_S in self._batches(rows):
+        for batch, logprobs_S in self._batches(rows, one_pass=one_pass):
             logprobs.update(zip(batch, logprobs_S.split([len(rows[i].scored_ids) for i in batch]), strict=True))
         return [logprobs[i] for i in range(len(rows))]
 
@@ -259,12 +263,14 @@ class AnswerScorer:
 
     # ------------------------------------------------------------------------------------- from tokens to probabilities
 
-    def _batches(self, rows: list[_Row]) -> Iterator[tuple[list[int], Tensor]]:
+    def _batches(self, rows: list[_Row], *, one_pass: bool = False) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of items, by their indices, with the log-probabilities of their scored tokens, one after another."""
         if self._model.config.is_encoder_decoder:
+            assert not one_pass, "the encoder and the decoder have batches of their own"
             yield from self._encoder_decoder_batches(rows)
             return
-        for packed in self._uniform_batches(self._pack(rows)):
+        in_one = [pack({i: row.read_ids for i, row in enumerate(rows)})]
+        for packed in in_one if one_pass else self._uniform_batches(self._pack(rows)):
             if packed[0].branches:
                 inputs = tree_inputs(self._model, packed)
             else:

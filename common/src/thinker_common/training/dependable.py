@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from transformers import Trainer, TrainingArguments, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
@@ -390,6 +391,20 @@ def check_saving(args: TrainingArguments) -> None:
         raise SettingsError("training.save_strategy = 'best': expected no, steps or epoch")
     if args.save_total_limit is not None and args.save_total_limit < 1:
         raise SettingsError(f"training.save_total_limit = {args.save_total_limit}: expected at least 1")
+
+
+def check_head(model: torch.nn.Module, *, ranks: int) -> None:
+    """SettingsError for an output head with which ranks under ZeRO-3 would wait for each other without end.
+
+    The head works on as many chunks of positions as a rank has tokens for, inside one call of its module
+    (`likelihood.head.in_one_call`); the parts that an adapter adds to it are gathered in calls of their own.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if ranks > 1 and is_deepspeed_zero3_enabled() and head is not None and next(head.children(), None) is not None:
+        raise SettingsError(
+            "an adapter on the output head cannot be trained under ZeRO-3: leave lm_head out of "
+            "model.lora.target_modules, or use --zero 2"
+        )
 
 
 def choose_together(folder: Path, resume: str) -> ResumePoint:

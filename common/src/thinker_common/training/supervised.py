@@ -30,7 +30,7 @@ from ..likelihood.forward import call_through
 from ..likelihood.head import Head, in_one_call
 from ..likelihood.logprobs import CHUNK_TOKENS, causal_inputs, log_softmax, predicting_states
 from .batches import EpochLoader, MicroBatches, WithFillers
-from .dependable import DependableMixin
+from .dependable import DependableMixin, check_head
 from .nonfinite import NonFinite
 from .resume import RunIdentity
 
@@ -104,6 +104,7 @@ class SupervisedTrainer(DependableMixin):
 
         Runs inside the forward of what wraps the model, so that it may call any part of the model.
         """
+        check_head(model, ranks=self.args.world_size)
         return {"target_tokens": target_nll(model, batch)}
 
     # ------------------------------------------------------------------------------------------------ the loss

@@ -49,6 +49,7 @@ _LAZY = {
     "chat": "models.chat",
     "check_arguments": "training.settings:check_arguments",
     "check_engine": "distributed.engine:check_engine",
+    "check_head": "training.dependable:check_head",
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
     "data_fingerprint": "training.resume:data_fingerprint",
@@ -135,6 +136,7 @@ if TYPE_CHECKING:
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights
     from thinker_common.training.dependable import DependableMixin as DependableMixin
+    from thinker_common.training.dependable import check_head as check_head
     from thinker_common.training.dependable import choose_together as choose_together
     from thinker_common.training.engine_arguments import deepspeed_settings as deepspeed_settings
     from thinker_common.training.engine_arguments import trains_in_bfloat16 as trains_in_bfloat16

@@ -32,6 +32,7 @@ from ._common import (
     SettingsError,
     call_through,
     chat,
+    check_head,
     gathered,
     grade,
     ragged_token_logprobs,
@@ -117,6 +118,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         **dependable: Any,
     ) -> None:
         check_combination(args, method, len(train_dataset), ranks=args.world_size)
+        check_head(model, ranks=args.world_size)
         assert method.reward != "binary" or problems is not None, "a binary reward grades by the problems"
         self.method = method
         self.chat_template_setting = chat_template
@@ -452,17 +454,23 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         loss = super()._compute_loss(model, inputs)
         if "answer_items" not in inputs:
             return loss
-        items, weights_B = inputs["answer_items"], inputs["answer_weights"]
-        scored = [index for index, item in enumerate(items) if item is not None]
+        weighted = [
+            (ScoringItem(*item), weight)
+            for item, weight in zip(inputs["answer_items"], inputs["answer_weights"], strict=True)
+            if item is not None
+        ]
+        if not weighted:  # a rank without a well-formed response takes part in what the others do
+            weighted = [(ScoringItem([self._tokenizer.eos_token_id], [], "0"), torch.zeros_like(loss))]
 
-        def weighted_nll(policy: PreTrainedModel, weights_B: Tensor) -> Tensor:
-            logprobs = self.scorer.logprobs([ScoringItem(*items[index]) for index in scored])
-            weighted = [weights_B[index] * tokens.sum() for index, tokens in zip(scored, logprobs, strict=True)]
-            return -sum(weighted, start=0.0 * weights_B.sum())
+        def weighted_nll(policy: PreTrainedModel, weights_N: Tensor) -> Tensor:
+            logprobs = self.scorer.logprobs([item for item, _ in weighted], one_pass=self._sharded())
+            return -(weights_N * torch.stack([tokens.sum() for tokens in logprobs])).sum()
+
+        weights_N = torch.stack([weight for _, weight in weighted])
 
         with self.accelerator.autocast():
-            answer_loss = call_through(model, self.accelerator.unwrap_model(model), weighted_nll, weights_B)
-        return loss + answer_loss / len(items) / self.current_gradient_accumulation_steps
+            answer_loss = call_through(model, self.accelerator.unwrap_model(model), weighted_nll, weights_N)
+        return loss + answer_loss / len(inputs["answer_items"]) / self.current_gradient_accumulation_steps
 
     def _response_logprobs(self, model: Any, rollout: Rollout) -> Tensor:
         """Log-probabilities (B, T) of the responses, in batches of similar length under the token budget."""
