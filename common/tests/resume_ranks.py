@@ -131,7 +131,7 @@ def main(folder: str, zero: str, *options: str) -> None:
     resumed.train(resume_from_checkpoint=point.checkpoint.path)
     found = weights(resumed)
 
-    not_finite = {} if zero == "0" else steps_not_finite(path, zero)  # ZeRO-0 cannot leave a step out
+    not_finite = steps_not_finite(path, zero)
     if ranks.is_main():
         logs = [
             [(row["step"], row["loss"]) for row in made.state.log_history if "loss" in row] for made in (whole, resumed)

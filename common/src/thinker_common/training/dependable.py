@@ -30,11 +30,12 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..distributed import ranks
+from ..distributed.deepspeed_config import stage_of
 from ..distributed.phases import phase
 from ..errors import SettingsError, UserError
 from . import checkpoints, durable
 from .checkpoints import Damaged, Manifest
-from .nonfinite import NonFinite, NonFiniteGuard, finite
+from .nonfinite import NonFinite, NonFiniteGuard, finite, leave_out_not_finite
 from .resume import ResumePoint, RunIdentity, check_unchanged, choose
 from .signals import SavedAndStopped, StopSignals
 from .universal import mend_loaded
@@ -51,8 +52,7 @@ class DependableMixin(Trainer):
     Args, beside the trainer's own:
         identity: what a checkpoint has to agree with before this run goes on from it.
         allow_changes: go on although settings or data are others; each is named in a warning.
-        nonfinite: "stop" or "skip" a step whose loss or gradient is not finite; "skip" needs an engine that leaves
-            the step out, so not ZeRO-0.
+        nonfinite: "stop" or "skip" a step whose loss or gradient is not finite.
 
     Raises:
         SettingsError: training arguments with which a run cannot be resumed, or that contradict the above.
@@ -135,6 +135,8 @@ class DependableMixin(Trainer):
         optimizer = super().create_optimizer(model)
         if isinstance(optimizer, torch.optim.Optimizer):
             self._weight_decays = [group["weight_decay"] for group in optimizer.param_groups]
+            if self.is_deepspeed_enabled and stage_of(self.accelerator.deepspeed_plugin.deepspeed_config) == 0:
+                leave_out_not_finite(optimizer)
         return optimizer
 
     def _prepare_inputs(self, inputs: Any) -> Any:
@@ -153,14 +155,14 @@ class DependableMixin(Trainer):
         """The last thing before the optimiser's step (DeepSpeed: behind it), with the norm that all ranks share."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         left_out = self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped
-        known = norm is not None  # DeepSpeed tells none under ZeRO-0
-        sound = (not known or math.isfinite(norm)) and not left_out
+        norm_found = math.nan if norm is None else float(norm)  # DeepSpeed tells none under ZeRO-0
+        sound = (norm is None or math.isfinite(norm)) and not left_out
         losses = self._guard.losses()
         if not ranks.any_rank(not (sound and finite(losses))):
             self._guard.passed()
             return norm
         step = self.state.global_step + 1
-        if self.is_deepspeed_enabled and not (sound and known) and not left_out:
+        if self.is_deepspeed_enabled and not left_out and (norm is None or not sound):
             raise UserError(
                 f"step {step}: not finite, and DeepSpeed has trained on it. Go on from {self._last_good}; "
                 "ZeRO-1 to 3 leave such a step out, in bfloat16 with bf16.check_grad_overflow = true in the DeepSpeed "
@@ -169,9 +171,9 @@ class DependableMixin(Trainer):
         if not self.is_deepspeed_enabled:
             model.zero_grad(set_to_none=True)  # the optimiser's step then changes nothing, its moments included
         losses_of_ranks = ranks.gather(losses, "losses")
-        self._guard.save_batches(step, ranks.rank(), losses_of_ranks, float(norm))
+        self._guard.save_batches(step, ranks.rank(), losses_of_ranks, norm_found)
         ranks.barrier("save the batch")  # a rank that ends sooner would take the others with it
-        self._guard.failed(step, losses_of_ranks, float(norm))
+        self._guard.failed(step, losses_of_ranks, norm_found)
         return norm
 
     # ------------------------------------------------------------------------------------------------ saving

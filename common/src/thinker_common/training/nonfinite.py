@@ -67,6 +67,24 @@ class NonFiniteGuard:
         self._losses.clear()
 
 
+def leave_out_not_finite(optimizer: torch.optim.Optimizer) -> None:
+    """Makes the optimiser pass over a gradient that is not finite, and say so in `overflow`, where DeepSpeed looks.
+
+    The optimisers of ZeRO-1 to 3 do this themselves; ZeRO-0 in float32 leaves the step to torch's.
+    """
+    optimizer.overflow = False  # type: ignore[attr-defined]
+
+    def before_step(optimizer: Any, *_: Any) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        optimizer.overflow = not bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+        if optimizer.overflow:
+            for parameter in parameters:
+                parameter.grad = None
+
+    optimizer.register_step_pre_hook(before_step)
+
+
 def finite(numbers: Sequence[float]) -> bool:
     return all(math.isfinite(number) for number in numbers)
 
