@@ -81,9 +81,12 @@ LIMITS = {"advantages": 1e-5, "rewards": 1e-5, "grad_norm": 1e-4, "first_gradien
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def test_the_same_training(name: str, reference: Path, tmp_path: Path) -> None:
+def test_the_same_training(name: str, reference: Path, tmp_path: Path, record_property: Any) -> None:
     parity.run(WORKER, LAYOUTS[name], tmp_path, *(["small-chunks"] if LAYOUTS[name].zero == 3 else []))
     found = compare(tmp_path, reference)
+    record_property(
+        f"generalthinker, parity, {name}", ", ".join(f"{what} {value:.1e}" for what, value in found.items())
+    )
     assert {what: value for what, value in found.items() if value > LIMITS[what]} == {}
     engine = json.loads((tmp_path / "record.json").read_text())["engine"]
     layout = LAYOUTS[name]

@@ -15,6 +15,7 @@ from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
+from thinker_common.errors import UserError
 from thinker_common.likelihood.logprobs import token_logprobs
 from thinker_common.models.chat import render_prompt
 from thinker_common.models.load import load_policy, load_tokenizer
@@ -244,6 +245,20 @@ def test_a_rollout_without_a_well_formed_response(
     trainer.train()
     assert [row["well_formed_rate"] for row in written.rows if "reward" in row] == [0.0, 0.0]
     assert (tmp / "metrics.jsonl").read_text().count("\n") == len(written.rows)
+
+
+def test_a_rollout_that_does_not_fit_into_memory_says_what_to_lower(
+    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(prompts: list[str]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    trainer = make_trainer(dtype=torch.float32, training={"max_steps": 1})
+    monkeypatch.setattr(trainer, "_generate", too_much)
+    with pytest.raises(
+        UserError, match=r"rollout of 8 responses: lower generation\.max_new_tokens \(now \d+\), training"
+    ):
+        trainer.train()
 
 
 def test_own_answer_and_truncated_responses_get_no_gradient(

@@ -30,6 +30,7 @@ from ._common import (
     Problem,
     ScoringItem,
     SettingsError,
+    UserError,
     call_through,
     chat,
     check_head,
@@ -235,7 +236,13 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         return ids, None, {}
 
     def _sample(self, inputs: list[dict[str, Any]]) -> Rollout:
-        prompts, responses, *_ = self._generate([row["prompt"] for row in inputs])
+        try:
+            prompts, responses, *_ = self._generate([row["prompt"] for row in inputs])
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory in the rollout of {len(inputs)} responses: lower generation.max_new_tokens (now "
+                f"{self.args.max_completion_length}), training.per_device_train_batch_size or steps_per_generation"
+            ) from error
         truncated = [ids[-1] not in self.eos_token_ids for ids in responses]
         splits = [
             split_response(self.processing_class, ids, truncated=cut)
