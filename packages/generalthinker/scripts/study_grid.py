@@ -1,8 +1,8 @@
 r"""The embedded part of the study: every method, ablation and control on one small model, as one resumable command.
 
-    python packages/generalthinker/scripts/study_grid.py --output runs/grid --jobs 2           # all that is not done yet
-    python packages/generalthinker/scripts/study_grid.py --output runs/grid --group main       # one part
-    python packages/generalthinker/scripts/study_grid.py --output runs/grid --table            # what is there so far
+    python packages/generalthinker/scripts/study_grid.py --output runs/grid --jobs 2        # all that is not done yet
+    python packages/generalthinker/scripts/study_grid.py --output runs/grid --group main    # one part
+    python packages/generalthinker/scripts/study_grid.py --output runs/grid --table         # what is there so far
 
 A cell is one training (or one evaluation of the untrained model) in a process of its own with one thread. It ends as
 `OUTPUT/cells/NAME-SEED.json`, written whole or not at all; a cell with that file is never run again, and one that was
@@ -10,14 +10,15 @@ stopped begins anew. The run's folder is removed afterwards: the file has the se
 problem whether the answer was right. Cells are in the order of what they are worth, seed by seed, so that a study that
 is cut short has all methods on its first seeds.
 
-All cells of a task have the same budget, model, data, sampling, optimiser, learning rate and evaluation (`TRAINING`),
-and differ in the settings that `GROUPS` shows and in nothing else; the group `learning-rate` gives every method the same
-other two learning rates. The budget is short on purpose: after 40 steps nearly every method is right on 94 % or more of
-the problems, and none could differ.
+All cells of a task have the same budget, model, data, sampling, optimiser, learning rate and evaluation
+(`TRAINING`), and differ in the settings that `GROUPS` shows and in nothing else; the group `learning-rate` gives every
+method the same other two learning rates. The budget is short on purpose: after 40 steps the likelihood reward is right
+on 94 % or more of the problems, with token credit and without, which leaves no room to differ.
 
-`phrases` is there for the reward: times in words, where each answer has three wordings or more and the reference is one
-of them at random. `string` is a verifier that compares with the reference; `oracle` one that knows every wording, which
-only a generated task has; `likelihood` sees the reference alone, as `string` does. All are tested against every wording.
+`phrases` is there for the reward: times in words, where each answer has three wordings or more and the reference is
+one of them at random. `string` is a verifier that compares with the reference; `oracle` one that knows every wording,
+which only a generated task has; `likelihood` sees the reference alone, as `string` does. All are tested against every
+wording.
 """
 
 import argparse
@@ -253,7 +254,7 @@ def read_run(cell: Cell, folder: Path) -> dict[str, Any]:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     if cell.settings is None:
         [generations] = folder.rglob("generations.jsonl")
-        scores = next(one for one in results["results"] if one["benchmark"] == cell.task)
+        scores = results["benchmarks"][cell.task]
         curves: list[dict[str, Any]] = []
     else:
         generations = folder / f"evaluation/after/{cell.task}/generations.jsonl"
@@ -352,8 +353,10 @@ def _stability(names: list[str], done: dict[str, dict[int, dict[str, Any]]]) -> 
     if not trained:
         return ""
     lines = [
-        "| cell | largest KL, nats a token | entropy, first and last step | largest gradient norm | sign flips, % "
-        "| groups without a signal, % | malformed in training, % | length at the end |",
+        (
+            "| cell | largest KL, nats a token | entropy, first and last step | largest gradient norm | sign flips, % "
+            "| groups without a signal, % | malformed in training, % | length at the end |"
+        ),
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in trained:
@@ -379,8 +382,10 @@ def _pairs(names: list[str], against: str, done: dict[str, dict[int, dict[str, A
     if against not in done or not others:
         return ""
     lines = [
-        "| paired, same problems | seeds | difference, points: mean ± sd over seeds | 95 % t interval over seeds "
-        "| 95 % bootstrap interval over problems | exact McNemar p, by seed |",
+        (
+            "| paired, same problems | seeds | difference, points: mean ± sd over seeds | 95 % t interval over seeds "
+            "| 95 % bootstrap interval over problems | exact McNemar p, by seed |"
+        ),
         "|---|---|---|---|---|---|",
     ]
     for name in others:
