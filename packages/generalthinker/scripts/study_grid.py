@@ -40,7 +40,7 @@ from thinker_common.benchmarks import phrases
 from thinker_common.evaluation.generations import read_generations
 from thinker_common.evaluation.statistics import mcnemar_exact, paired_bootstrap
 
-STEPS = {"chains": 16, "phrases": 32}
+STEPS = {"chains": 16, "phrases": 24}
 TEST_PROBLEMS = 500
 TRAINING = (
     "evaluation.at_start=false",
