@@ -520,18 +520,28 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         together: list[Tensor] = []
         lengths = [len(p) + len(r) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
         for rows in token_budget_batches(lengths, self.method.max_tokens_per_batch, max_padding=MAX_PADDING):
-            prompt_ids, prompt_mask = self._pad([rollout.prompts[row] for row in rows], "left")
-            response_ids, response_mask = self._pad([rollout.responses[row] for row in rows], "right")
+            # Behind each other and padded at the end alone: a long prompt with a short response takes no more room
+            # than a short prompt with a long one.
+            prompt_lengths = torch.tensor([len(rollout.prompts[row]) for row in rows], device=self.accelerator.device)
+            ids_RL, mask_RL = self._pad([[*rollout.prompts[row], *rollout.responses[row]] for row in rows], "right")
+            first = int(prompt_lengths.min())
+            columns_K = torch.arange(first, ids_RL.shape[1], device=ids_RL.device)
+            response_RK = (columns_K >= prompt_lengths[:, None]) & mask_RL[:, first:].bool()
             with self.accelerator.autocast():
                 parts = compute(
-                    torch.cat([prompt_ids, response_ids], dim=1),
-                    torch.cat([prompt_mask, response_mask], dim=1),
-                    keep=response_ids.shape[1],
+                    ids_RL,
+                    mask_RL,
+                    keep=len(columns_K),
+                    wanted_BK=response_RK,
                     temperature=self.temperature,
                 )
             together = together or [torch.zeros(shape, device=self.accelerator.device) for _ in parts]
-            for whole_BT, part in zip(together, parts, strict=True):
-                whole_BT[rows, : part.shape[1]] = part.to(whole_BT.dtype)
+            counts_R = response_RK.sum(dim=1, keepdim=True)
+            places_RT = torch.arange(shape[1], device=ids_RL.device) < counts_R
+            for whole_BT, part_RK in zip(together, parts, strict=True):
+                rows_RT = whole_BT[rows]
+                rows_RT[places_RT] = part_RK[response_RK].to(whole_BT.dtype)
+                whole_BT[rows] = rows_RT
         return together
 
     def _reference_logprobs(self, policy: Any, rollout: Rollout) -> Tensor:
