@@ -9,6 +9,7 @@ every response is scored: an untrained model's would mostly be malformed and cos
 alternate in one process; the first step of each is not counted, and is cut to `--warm-up-tokens`. Printed: the median
 step of each, the ratio of the medians and the range of the ratios of neighbouring steps, with and without generation.
 
+`--grpo-head completions` compares with a GRPO step whose output head runs on response tokens alone, as ours does.
 `--profile` runs GeneralThinker alone and prints where the seconds of a step go.
 """
 
@@ -29,6 +30,7 @@ from generalthinker.config import MethodSettings
 from generalthinker.data import training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks.problem import Problem
+from thinker_common.likelihood.logprobs import token_logprobs
 from thinker_common.models.chat import render_prompt
 from thinker_common.models.load import load_policy, load_tokenizer
 
@@ -68,6 +70,18 @@ class Timed(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.steps.append(time.perf_counter() - self._began)
         self.sampling.append(self.sampled)
+
+
+class CompletionsHead(GRPOTrainer):
+    """GRPO whose output head runs on response tokens alone, where TRL's runs on the prompt's as well."""
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        logprobs, entropies = token_logprobs(
+            model, input_ids, attention_mask, keep=logits_to_keep, temperature=self.temperature, with_entropy=True
+        )
+        return logprobs, entropies, None
 
 
 class Profile:
@@ -176,7 +190,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt_ids]
         assert tokenizer(texts)["input_ids"] == prompt_ids, "both trainers see the same prompts"
         ours = GeneralThinkerTrainer(load_policy(arguments.model), config("ours"), method, rows, tokenizer)
-        theirs = GRPOTrainer(
+        theirs = (CompletionsHead if arguments.grpo_head == "completions" else GRPOTrainer)(
             load_policy(arguments.model),
             constant,
             config("theirs"),
@@ -246,6 +260,9 @@ if __name__ == "__main__":
         "--warm-up-tokens", type=int, default=32, help="response tokens of the step that is not counted"
     )
     parser.add_argument("--profile", action="store_true", help="GeneralThinker alone: where its step's seconds go")
+    parser.add_argument(
+        "--grpo-head", default="trl", choices=["trl", "completions"], help="positions that GRPO's output head runs on"
+    )
     parser.add_argument("--json", action="store_true")
     parsed = parser.parse_args()
     result = measure(parsed)
