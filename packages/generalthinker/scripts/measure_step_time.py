@@ -1,12 +1,16 @@
 """Step time of GeneralThinker against TRL's GRPOTrainer with a constant-time reward: same prompts, lengths and beta.
 
     python packages/generalthinker/scripts/measure_step_time.py --model /models/SmolLM2-135M-Instruct
+    python packages/generalthinker/scripts/measure_step_time.py --model FOLDER --profile --response-tokens 128 --group 4
 
 Both trainers sample G responses of exactly `--response-tokens` tokens to the same prompts of `--prompt-tokens` tokens,
 with the same generation and the same batch. The last tokens of every response are replaced by a box in both, so that
 every response is scored: an untrained model's would mostly be malformed and cost nothing. Steps of the trainers
-alternate in one process; the first step of each is not counted. Printed: the median step of each, the ratio of the
-medians and the range of the ratios of neighbouring steps, with and without generation.
+alternate in one process; the first step of each is not counted, and is cut to `--warm-up-tokens`. Printed: the median
+step of each, the ratio of the medians and the range of the ratios of neighbouring steps, with and without generation.
+
+`--grpo-head completions` compares with a GRPO step whose output head runs on response tokens alone, as ours does.
+`--profile` runs GeneralThinker alone and prints where the seconds of a step go.
 """
 
 import argparse
@@ -26,6 +30,7 @@ from generalthinker.config import MethodSettings
 from generalthinker.data import training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks.problem import Problem
+from thinker_common.likelihood.logprobs import token_logprobs
 from thinker_common.models.chat import render_prompt
 from thinker_common.models.load import load_policy, load_tokenizer
 
@@ -67,13 +72,65 @@ class Timed(TrainerCallback):
         self.sampling.append(self.sampled)
 
 
-def with_box(trainer: GRPOTrainer, timed: Timed) -> None:
-    """Lets `_generate` end every response in a box, and counts its seconds."""
+class CompletionsHead(GRPOTrainer):
+    """GRPO whose output head runs on response tokens alone, where TRL's runs on the prompt's as well."""
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        logprobs, entropies = token_logprobs(
+            model, input_ids, attention_mask, keep=logits_to_keep, temperature=self.temperature, with_entropy=True
+        )
+        return logprobs, entropies, None
+
+
+class Profile:
+    """Seconds of the parts of a step, by wrapping the methods that do them."""
+
+    PARTS = (
+        ("scoring", "_score_answers"),
+        ("reference", "_reference_logprobs"),
+        ("conditioned", "_response_logprobs"),
+        ("rollout", "_generate_and_score_completions"),
+    )
+
+    def __init__(self, trainer: GeneralThinkerTrainer) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inside: list[str] = []
+        for part, name in self.PARTS:
+            setattr(trainer, name, self._timed(part, getattr(trainer, name)))
+
+    def _timed(self, part: str, method: Any) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if "reference" in self._inside:  # which takes the log-probabilities of responses as well
+                return method(*args, **kwargs)
+            self._inside.append(part)
+            began = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._inside.pop()
+                self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+        return timed
+
+    def parts(self, step: float, sampling: float) -> dict[str, float]:
+        """Seconds by part of a step of `step` seconds; `update` is what lies outside of the rollout."""
+        named = {"generation": sampling, **{part: self.seconds[part] for part in ("scoring", "conditioned")}}
+        named["reference"] = self.seconds["reference"]
+        other = self.seconds["rollout"] - sum(named.values())
+        return {**named, "other rollout work": other, "update": step - self.seconds["rollout"]}
+
+
+def with_box(trainer: GRPOTrainer, timed: Timed, warm_up: int) -> None:
+    """Ends every sampled response in a box, and counts the seconds; the first step's have `warm_up` tokens."""
     tokenizer = trainer.processing_class
     tail = [*tokenizer(TAIL, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     original = trainer._generate_single_turn
 
     def generate(*args: Any, **kwargs: Any) -> tuple:
+        length = trainer.max_completion_length if timed.steps else warm_up
+        trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = length
         began = time.perf_counter()
         responses, logprobs = original(*args, **kwargs)
         timed.sampled += time.perf_counter() - began
@@ -133,22 +190,37 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt_ids]
         assert tokenizer(texts)["input_ids"] == prompt_ids, "both trainers see the same prompts"
         ours = GeneralThinkerTrainer(load_policy(arguments.model), config("ours"), method, rows, tokenizer)
-        theirs = GRPOTrainer(
+        theirs = (CompletionsHead if arguments.grpo_head == "completions" else GRPOTrainer)(
             load_policy(arguments.model),
             constant,
             config("theirs"),
             Dataset.from_dict({"prompt": texts}),
             processing_class=tokenizer,
         )
-        for name, trainer in (("generalthinker", ours), ("grpo", theirs)):
+        running = {"generalthinker": ours} if arguments.profile else {"generalthinker": ours, "grpo": theirs}
+        for name, trainer in running.items():
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(timers[name])
-            with_box(trainer, timers[name])
+            with_box(trainer, timers[name], arguments.warm_up_tokens)
+        profile = None
         for step in range(steps):
-            for name, trainer in (("generalthinker", ours), ("grpo", theirs)):
+            if step == 1 and arguments.profile:
+                profile = Profile(ours)
+            for name, trainer in running.items():
                 trainer.train()  # max_steps = 1: one optimiser step
                 print(f"step {step}, {name}: {timers[name].steps[-1]:.2f} s", flush=True)
         [well_formed] = {row["well_formed_rate"] for row in ours.state.log_history if "well_formed_rate" in row}
+
+    if profile is not None:
+        counted = timers["generalthinker"]
+        whole_s, sampled_s = sum(counted.steps[1:]), sum(counted.sampling[1:])
+        return {
+            "settings": {name: value for name, value in vars(arguments).items() if name not in ("model", "json")},
+            "threads": torch.get_num_threads(),
+            "well_formed_rate": well_formed,
+            "seconds": whole_s / arguments.steps,
+            "parts": {name: s / arguments.steps for name, s in profile.parts(whole_s, sampled_s).items()},
+        }
 
     def compared(values: dict[str, list[float]]) -> dict[str, Any]:
         ours_s, theirs_s = values["generalthinker"], values["grpo"]
@@ -184,6 +256,13 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=5, help="counted steps of each trainer")
     parser.add_argument("--beta", type=float, default=0.001)
     parser.add_argument("--credit", default="controlled", choices=["none", "controlled"])
+    parser.add_argument(
+        "--warm-up-tokens", type=int, default=32, help="response tokens of the step that is not counted"
+    )
+    parser.add_argument("--profile", action="store_true", help="GeneralThinker alone: where its step's seconds go")
+    parser.add_argument(
+        "--grpo-head", default="trl", choices=["trl", "completions"], help="positions that GRPO's output head runs on"
+    )
     parser.add_argument("--json", action="store_true")
     parsed = parser.parse_args()
     result = measure(parsed)
@@ -191,6 +270,11 @@ if __name__ == "__main__":
         print(json.dumps(result, indent=2))
     else:
         print(f"well-formed: {result['well_formed_rate']}, threads: {result['threads']}")
+    if parsed.profile and not parsed.json:
+        print(f"step: {result['seconds']:.2f} s")
+        for name, part_seconds in result["parts"].items():
+            print(f"{name}: {part_seconds:.2f} s, {100 * part_seconds / result['seconds']:.0f} %")
+    elif not parsed.json:
         for title in ("step", "without_generation"):
             row = result[title]
             low, high = row["ratio_range"]

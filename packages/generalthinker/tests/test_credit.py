@@ -222,20 +222,23 @@ def test_permutation_and_padding(rule: str, drawn: tuple, strength: float, clip:
     assert (padded[:, :2] == 0).all()
 
 
-@given(drawn=responses(), strength=STRENGTHS, cut=st.integers(0, 4))
+@pytest.mark.parametrize("rule", RULES)
+@given(drawn=responses(), strength=STRENGTHS, clip=CLIPS, cut=st.integers(0, 4))
 @settings(max_examples=60, deadline=None)
-def test_two_ranks_equal_one(drawn: tuple, strength: float, cut: int) -> None:
+def test_two_ranks_equal_one(rule: str, drawn: tuple, strength: float, clip: float, cut: int) -> None:
     """The projection's one deviation is the sum of the ranks' squares over the sum of their counts; nothing else is shared."""
     s_BT, mask_BT, advantages_B = drawn
-    together = apply("projection", s_BT, mask_BT, advantages_B, strength, 2.0).advantages_BT
-    shares = [slice(0, cut), slice(cut, None)]
+    together = apply(rule, s_BT, mask_BT, advantages_B, strength, clip).advantages_BT
+    shares = [share for share in (slice(0, cut), slice(cut, None)) if len(s_BT[share])]
     squares, count = sum(credit.squared_deviations(s_BT[share], mask_BT[share]) for share in shares)
     std = (squares / count.clamp(min=1)).sqrt()
-    parts = [
-        credit.projection(s_BT[share], mask_BT[share], advantages_B[share], strength=strength, batch_std=std)
-        for share in shares
-        if len(s_BT[share])
-    ]
+    parts = []
+    for share in shares:
+        own = (s_BT[share], mask_BT[share], advantages_B[share])
+        if rule == "projection":
+            parts.append(credit.projection(*own, strength=strength, batch_std=std))
+        else:
+            parts.append(apply(rule, *own, strength, clip))
     torch.testing.assert_close(torch.cat([part.advantages_BT for part in parts]), together, rtol=1e-9, atol=1e-9)
 
 

@@ -13,6 +13,7 @@ from generalthinker.arguments import planned_steps, training_arguments
 from generalthinker.callbacks import MetricsCallback
 from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
+from generalthinker.rollout import Rollout
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.errors import UserError
@@ -360,6 +361,37 @@ def test_lora_trains_the_adapter_against_the_base_model(
         assert (trainer._response_logprobs(trainer.model, rollout) - reference).abs().max() > 1e-3
 
 
+def test_the_exported_folder_is_the_trained_adapter(tmp_path: Path) -> None:
+    from thinker_common.models.adapters import add_lora
+    from thinker_common.training.export import export_trained
+    from thinker_common.training.sections import LoraSettings
+
+    settings = Settings(
+        training={"num_generations": GROUP, "per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2}
+    )
+    tokenizer = load_tokenizer("embedded")
+    trainer = GeneralThinkerTrainer(
+        model=add_lora(load_policy("embedded"), LoraSettings(r=4, alpha=8.0)),
+        args=training_arguments(settings, tmp_path / "run"),
+        method=settings.method,
+        train_dataset=training_rows(chains.generate("train", 8), settings.method, seed=0),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    trainer.model.eval()
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"][:12] for text in RESPONSES[1::6]])
+    with torch.no_grad():
+        adapted = trainer.model(input_ids=ids).logits
+        with trainer.model.disable_adapter():
+            base = trainer.model(input_ids=ids).logits
+        export_trained(
+            trainer.model_wrapped, tokenizer, tmp_path / "model", best=None, rebuild=lambda: load_policy("embedded")
+        )
+        merged = load_policy(tmp_path / "model", dtype="float32")(input_ids=ids).logits
+    assert (adapted - base).abs().max() > 1e-2, "the adapter was trained"
+    torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "training",
     [
@@ -381,3 +413,24 @@ def test_planned_steps_are_those_that_training_takes(
     trainer.training_step = lambda *_: torch.zeros(())  # only the counting is of interest
     trainer.train()
     assert trainer.state.global_step == planned_steps(arguments, len(rows))
+
+
+def test_passes_without_gradient_hold_little_padding(
+    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long prompts with short responses and the reverse: at most a tenth of a pass is padding."""
+    trainer = make_trainer()
+    word = trainer.processing_class("a", add_special_tokens=False)["input_ids"][0]
+    lengths = [(150, 10), (10, 150), (80, 85), (30, 120), (120, 40), (20, 20), (60, 5), (5, 60), (100, 90), (90, 100)]
+    rollout = Rollout([[word] * p for p, _ in lengths], [[word] * r for _, r in lengths], [], [])
+    padded: list[int] = []
+    embeddings = trainer.model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda _, arguments: padded.append(arguments[0].numel()))
+    with torch.no_grad():
+        logprobs_BT = trainer._response_logprobs(trainer.model, rollout)
+    real = sum(map(sum, lengths))
+    assert real <= sum(padded) <= real / 0.9
+    for row, (prompt, response) in enumerate(lengths):
+        alone = full_logprobs(trainer.model, [word] * prompt, [word] * response)
+        torch.testing.assert_close(logprobs_BT[row, :response].double(), alone, rtol=0, atol=1e-5)
+        assert (logprobs_BT[row, response:] == 0).all()

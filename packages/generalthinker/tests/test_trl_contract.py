@@ -6,7 +6,10 @@ from importlib.resources import files
 
 import pytest
 from trl import GRPOConfig, GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.models.utils import disable_gradient_checkpointing
+
+from generalthinker.trainer import SAMPLING_MODES
 
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -30,7 +33,9 @@ GENERATE_RETURN = (
 )
 ATTRIBUTES = (
     "_metrics", "_logs", "_tokenizer", "_entropy_bonus_enabled", "num_generations",
-    "eos_token_ids", "ref_model", "beta", "temperature", "num_iterations",
+    "eos_token_ids", "ref_model", "beta", "temperature", "num_iterations", "use_vllm",
+    "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_min",
+    "vllm_importance_sampling_clip_max",
 )  # fmt: skip
 # What the loss reads from our batch, and how.
 BATCH_KEYS = (
@@ -79,6 +84,31 @@ def test_old_log_probabilities_are_left_out_under_the_same_condition() -> None:
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     assert "generate_every = self.args.steps_per_generation * self.num_iterations" in source
     assert "if self.args.gradient_accumulation_steps % generate_every != 0" in source
+
+
+def test_vllm() -> None:
+    """TRL starts the engine, hands it the policy's weights and samples; the ratio in the loss is ours to compute."""
+    construction = inspect.signature(VLLMGeneration.__init__).parameters
+    assert {"model", "accelerator", "processing_class", "mode", "temperature", "top_p", "top_k", "logprobs"} <= set(
+        construction
+    )
+    assert list(inspect.signature(VLLMGeneration.sync_weights).parameters) == ["self"]
+    assert list(inspect.signature(VLLMGeneration.generate).parameters) == [
+        "self", "prompts", "images", "num_generations", "profiler",
+    ]  # fmt: skip
+    turn = inspect.getsource(GRPOTrainer._generate_single_turn)
+    assert "if self.state.global_step != self._last_loaded_step" in turn and "sync_weights()" in turn
+    assert "_, completion_ids, logprobs, _ = self.vllm_generation.generate(" in turn
+    assert "logprobs = [[lp[0] for lp in seq] for seq in logprobs]" in turn
+    loss = inspect.getsource(GRPOTrainer._compute_loss)
+    assert 'per_token_loss = per_token_loss * inputs["importance_sampling_ratio"]' in loss
+    assert 'inputs.get("sampling_per_token_logps", old_per_token_logps)' in loss
+    correction = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert "(old_per_token_logps - sampling_per_token_logps) * mask" in correction
+    assert "torch.nan_to_num(per_token_logps_diff, nan=0.0)" in correction
+    assert "self.use_vllm and self.vllm_importance_sampling_correction" in correction
+    for mode in SAMPLING_MODES:
+        assert f'"{mode}"' in correction, mode
 
 
 def test_gradient_checkpointing_is_switched_off_by_name() -> None:

@@ -28,7 +28,6 @@ MANAGED_ARGUMENTS = {
     "generation_kwargs": "the generation section",
     "remove_unused_columns": "the recipe as it is (the trainer needs all its columns)",
     "pad_to_multiple_of": "the recipe as it is (batches are padded to their longest row)",
-    "use_vllm": "the recipe as it is (rollouts come from transformers in this version)",
     "resume_from_checkpoint": "--resume",
     "deepspeed": "launch.zero, or launch.deepspeed_config",
     "fsdp": "launch.zero=3, which shards in the same way",

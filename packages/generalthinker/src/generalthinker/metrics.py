@@ -62,3 +62,22 @@ def credit_statistics(s_N: Tensor, weights_N: Tensor, clipped_N: Tensor, flipped
         "credit/sign_flip_ratio": flipped_N.float().mean().item(),
         **{f"credit/weight_abs_p{q}": value for q, value in zip(QUANTILES, quantiles.tolist(), strict=True)},
     }
+
+
+def sampling_statistics(difference_N: Tensor, ratio_N: Tensor) -> dict[str, float]:
+    """How far the engine that sampled is from the policy, under TRL's names.
+
+    Args:
+        difference_N: log-probabilities of the policy less the engine's, in nats, of the tokens with a loss.
+        ratio_N: the loss's weights, of tokens or responses.
+    """
+    if not len(ratio_N):
+        return {}
+    difference_N = difference_N[~difference_N.isnan()].abs()
+    return {
+        "sampling/sampling_logp_difference/mean": difference_N.mean().item() if len(difference_N) else nan,
+        "sampling/sampling_logp_difference/max": difference_N.max().item() if len(difference_N) else nan,
+        "sampling/importance_sampling_ratio/min": ratio_N.min().item(),
+        "sampling/importance_sampling_ratio/mean": ratio_N.mean().item(),
+        "sampling/importance_sampling_ratio/max": ratio_N.max().item(),
+    }

@@ -22,12 +22,15 @@ class Rollout:
     prompts, responses: token ids, (B,) each
     splits: where the reasoning of each response ends
     truncated: no end-of-sequence token came within the limit
+    sampling_logprobs: of every response token, as the engine that sampled it gives them (vLLM); None where the policy
+        itself sampled
     """
 
     prompts: Sequence[TokenIds]
     responses: Sequence[TokenIds]
     splits: Sequence[BoxSplit]
     truncated: Sequence[bool]
+    sampling_logprobs: Sequence[Sequence[float | None]] | None = None
 
     @property
     def well_formed(self) -> list[bool]:
@@ -70,6 +73,47 @@ def loss_mask(rollout: Rollout, malformed: Malformed) -> Tensor:
 def whole_mask(rollout: Rollout) -> Tensor:
     """1 on every token of every response (B, T): the loss where the reward looks at the response's own answer."""
     return _response_mask(rollout).long()
+
+
+def sampling_logprobs(rollout: Rollout) -> Tensor:
+    """(B, T) in nats, 0 behind the responses; NaN where the engine gave none."""
+    assert rollout.sampling_logprobs is not None
+    rows = [
+        torch.tensor([torch.nan if value is None else value for value in row], dtype=torch.float32)
+        for row in rollout.sampling_logprobs
+    ]
+    return pad_sequence(rows, batch_first=True)
+
+
+def sampling_ratio(
+    policy_BT: Tensor, sampling_BT: Tensor, mask_BT: Tensor, *, mode: str, low: float | None, high: float | None
+) -> Tensor:
+    """How much likelier the policy finds what another engine sampled: the weight of the loss, as TRL defines it.
+
+    exp(log pi(y_t) - log pi_engine(y_t)), of a token or, summed under the mask, of a response. A token without a
+    log-probability of the engine (NaN) counts as equally likely.
+
+    Args:
+        policy_BT, sampling_BT: log-probabilities of the response tokens. mask_BT: 1 on tokens with a loss.
+        mode: sequence_mask | sequence_truncate | token_mask | token_truncate (TRL's `vllm_importance_sampling_mode`);
+            truncate bounds the ratio by `low` and `high`, mask sets it to 0 outside of them. None is no bound.
+
+    Returns:
+        (B, 1) for the sequence modes, (B, T) for the others.
+    """
+    difference = ((policy_BT - sampling_BT) * mask_BT).nan_to_num(nan=0.0)
+    level, _, bound = mode.partition("_")
+    if level == "sequence":
+        difference = difference.sum(dim=1, keepdim=True)
+    ratio = difference.exp()
+    if bound == "truncate":
+        return ratio if low is None and high is None else ratio.clamp(min=low, max=high)
+    outside = torch.zeros_like(ratio, dtype=torch.bool)
+    if low is not None:
+        outside |= ratio < low
+    if high is not None:
+        outside |= ratio > high
+    return ratio.masked_fill(outside, 0.0)
 
 
 def pad(rows: Sequence[TokenIds], side: str, pad_id: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from hashlib import sha256
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -45,9 +46,19 @@ from ._common import (
 from .arguments import rollout_responses
 from .config import MethodSettings
 from .rewards import group_advantages, leave_one_out_advantages, probability_gain, reward_responses
-from .rollout import Rollout, TokenIds, loss_mask, pad, reasoning_mask, whole_mask
+from .rollout import (
+    Rollout,
+    TokenIds,
+    loss_mask,
+    pad,
+    reasoning_mask,
+    sampling_logprobs,
+    sampling_ratio,
+    whole_mask,
+)
 
 MAX_PADDING = 0.1  # share of a forward pass
+SAMPLING_MODES = ("sequence_mask", "sequence_truncate", "token_mask", "token_truncate")
 
 # B responses of this process's rollout (the G of one prompt stand together), W those of all processes, P prompt tokens
 # (padded on the left), T response tokens (padded on the right)
@@ -60,8 +71,13 @@ def check_combination(args: GRPOConfig, method: MethodSettings, problems: int, *
     """
     if args.n_gpu > 1:
         raise SettingsError(f"{args.n_gpu} GPUs in one process: start one process a GPU with --gpus {args.n_gpu}")
-    if args.use_vllm:
-        raise SettingsError("training.use_vllm = true: rollouts come from transformers in this version")
+    if args.use_vllm and find_spec("vllm") is None:
+        raise SettingsError('training.use_vllm = true needs vLLM: pip install "generalthinker[vllm]"')
+    if args.use_vllm and args.vllm_importance_sampling_mode not in SAMPLING_MODES:
+        raise SettingsError(
+            f"training.vllm_importance_sampling_mode = {args.vllm_importance_sampling_mode!r}: expected one of "
+            f"{', '.join(SAMPLING_MODES)}"
+        )
     if method.credit != "none" and method.base_policy == "reference" and args.beta == 0.0:
         raise SettingsError(
             f"method.credit = {method.credit!r} compares with the reference policy, which training.beta = 0 leaves "
@@ -177,6 +193,8 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         rollout = self._sample(inputs)
         modulated = self.method.credit != "none"
         needs_current = modulated and (self.method.base_policy == "current" or self.method.entropy_gate is not None)
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        needs_old = corrected or not self._on_policy()
 
         with (
             torch.no_grad(),
@@ -188,7 +206,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
                 answer_scores = self._score_answers(items)
                 scores_B = self._reward_scores(rollout, inputs, answer_scores)
             current_BT = entropies_BT = conditioned_BT = None
-            if needs_current or not self._on_policy():
+            if needs_current or needs_old:
                 current_BT, entropies_BT = self._response_logprobs_and_entropies(policy, rollout)
             reference_BT = self._reference_logprobs(policy, rollout) if self.beta != 0.0 else None
             if modulated:
@@ -196,7 +214,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
 
         rewards_B, advantages_B = self._advantages(rollout, scores_B, answer_scores)
         batch = self._batch(rollout)
-        if not self._on_policy():
+        if needs_old:
             batch["old_per_token_logps"] = current_BT
         if reference_BT is not None:
             batch["ref_per_token_logps"] = reference_BT
@@ -205,6 +223,8 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             whole_mask(rollout) if self.method.reward == "binary" else loss_mask(rollout, self.method.malformed)
         )
         batch["tool_mask"] = covered_BT.to(advantages_B.device)  # TRL: tokens of the loss; attention keeps them all
+        if corrected:
+            batch |= self._correction(rollout, current_BT, batch["tool_mask"])
         batch["advantages"] = advantages_B.unsqueeze(1) * batch["tool_mask"]
         if conditioned_BT is not None:
             base_BT = current_BT if self.method.base_policy == "current" else reference_BT
@@ -237,7 +257,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
 
     def _sample(self, inputs: list[dict[str, Any]]) -> Rollout:
         try:
-            prompts, responses, *_ = self._generate([row["prompt"] for row in inputs])
+            prompts, responses, _, _, logprobs, *_ = self._generate([row["prompt"] for row in inputs])
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"out of memory in the rollout of {len(inputs)} responses: lower generation.max_new_tokens (now "
@@ -248,7 +268,24 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             split_response(self.processing_class, ids, truncated=cut)
             for ids, cut in zip(responses, truncated, strict=True)
         ]
-        return Rollout(prompts, responses, splits, truncated)
+        return Rollout(prompts, responses, splits, truncated, logprobs if self.use_vllm else None)
+
+    def _correction(self, rollout: Rollout, current_BT: Tensor | None, mask_BT: Tensor) -> dict[str, Tensor]:
+        """What the loss needs where vLLM sampled: its log-probabilities, and the ratio that corrects for them."""
+        assert current_BT is not None
+        sampling_BT = sampling_logprobs(rollout).to(current_BT.device)
+        ratio = sampling_ratio(
+            current_BT,
+            sampling_BT,
+            mask_BT,
+            mode=self.vllm_importance_sampling_mode,
+            low=self.vllm_importance_sampling_clip_min,
+            high=self.vllm_importance_sampling_clip_max,
+        )
+        difference_N = self._of_all_processes((current_BT - sampling_BT)[mask_BT.bool()])
+        ratio_N = self._of_all_processes(ratio[mask_BT.bool()] if ratio.shape == mask_BT.shape else ratio.flatten())
+        self._record(metrics.sampling_statistics(difference_N, ratio_N))
+        return {"sampling_per_token_logps": sampling_BT, "importance_sampling_ratio": ratio}
 
     def _conditioned(self, rollout: Rollout, inputs: list[dict[str, Any]]) -> Rollout:
         """The same responses behind the prompts that show the answer."""
@@ -498,18 +535,28 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         together: list[Tensor] = []
         lengths = [len(p) + len(r) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
         for rows in token_budget_batches(lengths, self.method.max_tokens_per_batch, max_padding=MAX_PADDING):
-            prompt_ids, prompt_mask = self._pad([rollout.prompts[row] for row in rows], "left")
-            response_ids, response_mask = self._pad([rollout.responses[row] for row in rows], "right")
+            # Behind each other and padded at the end alone: a long prompt with a short response takes no more room
+            # than a short prompt with a long one.
+            prompt_lengths = torch.tensor([len(rollout.prompts[row]) for row in rows], device=self.accelerator.device)
+            ids_RL, mask_RL = self._pad([[*rollout.prompts[row], *rollout.responses[row]] for row in rows], "right")
+            first = int(prompt_lengths.min())
+            columns_K = torch.arange(first, ids_RL.shape[1], device=ids_RL.device)
+            response_RK = (columns_K >= prompt_lengths[:, None]) & mask_RL[:, first:].bool()
             with self.accelerator.autocast():
                 parts = compute(
-                    torch.cat([prompt_ids, response_ids], dim=1),
-                    torch.cat([prompt_mask, response_mask], dim=1),
-                    keep=response_ids.shape[1],
+                    ids_RL,
+                    mask_RL,
+                    keep=len(columns_K),
+                    wanted_BK=response_RK,
                     temperature=self.temperature,
                 )
             together = together or [torch.zeros(shape, device=self.accelerator.device) for _ in parts]
-            for whole_BT, part in zip(together, parts, strict=True):
-                whole_BT[rows, : part.shape[1]] = part.to(whole_BT.dtype)
+            counts_R = response_RK.sum(dim=1, keepdim=True)
+            places_RT = torch.arange(shape[1], device=ids_RL.device) < counts_R
+            for whole_BT, part_RK in zip(together, parts, strict=True):
+                rows_RT = whole_BT[rows]
+                rows_RT[places_RT] = part_RK[response_RK].to(whole_BT.dtype)
+                whole_BT[rows] = rows_RT
         return together
 
     def _reference_logprobs(self, policy: Any, rollout: Rollout) -> Tensor:

@@ -1,0 +1,91 @@
+"""The study's command: which cells there are, that finished ones are kept, and what its tables say."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts/study_grid.py"
+
+
+@pytest.fixture
+def study() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("study_grid", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["study_grid"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def result(study: ModuleType, cell: Any, right: set[int]) -> dict[str, Any]:
+    rows = [] if cell.settings is None else [0.01, 0.02]
+    return {
+        "task": cell.task, "cell": cell.name, "seed": cell.seed, "settings": study.settings_of(cell, []),
+        "accuracy": len(right) / 10, "boxed_rate": 1.0, "truncation_rate": 0.0, "answer_loglik": -1.0,
+        "correct": {f"p{i}": int(i in right) for i in range(10)},
+        "validation": {"4": [0.5, -1.0]} if rows else {},
+        "curves": [
+            {"step": i, "kl": kl, "grad_norm": 1.0, "entropy": 0.5, "groups_without_signal": 0.0,
+             "well_formed_rate": 0.75, "credit/sign_flip_ratio": None, "completions/mean_length": 20.0}
+            for i, kl in enumerate(rows)
+        ],
+    }  # fmt: skip
+
+
+def test_every_setting_of_every_cell_is_possible(study: ModuleType) -> None:
+    from generalthinker._common import load_settings, recipes
+    from generalthinker.arguments import training_arguments
+    from generalthinker.config import Settings
+
+    names = []
+    for group in study.GROUPS.values():
+        for cell in study.cells_of(group):
+            names.append((cell.name, cell.seed))
+            if cell.settings is not None and cell.seed == 1:
+                arguments = study.command(cell, Path("out"), Path("run"), [])
+                settings = load_settings(
+                    Settings,
+                    recipe_text=recipes.recipe_text("generalthinker", "embedded"),
+                    recipe_name="embedded",
+                    overrides=arguments[arguments.index("--seed") + 2 :],
+                )
+                rate = cell.name.partition("-")[2] if cell.name.endswith(("2.5e-4", "1e-3")) else "5e-4"
+                assert training_arguments(settings, Path("run")).learning_rate == float(rate), cell.name
+        known = {cell for other in study.GROUPS.values() for cell in other.cells}
+        assert {*group.also, group.against} <= known
+    assert len(set(names)) == len(names), "a file has the result of one cell"
+
+
+def test_finished_cells_are_kept_and_others_settings_refused(study: ModuleType, tmp_path: Path) -> None:
+    first, *rest = study.missing(tmp_path, ["main"], [])
+    assert (first.name, len(rest)) == ("base", 30)
+    study.replace(first.file(tmp_path), json.dumps(result(study, first, {1})))
+    assert study.missing(tmp_path, ["main"], []) == rest
+    study.replace(rest[0].file(tmp_path), json.dumps(result(study, rest[0], {1}) | {"settings": ["other"]}))
+    with pytest.raises(SystemExit, match=r"binary-1.json was made with other settings"):
+        study.missing(tmp_path, ["main"], [])
+
+
+def test_tables(study: ModuleType, tmp_path: Path) -> None:
+    cells = {(c.name, c.seed): c for c in study.cells_of(study.GROUPS["main"])}
+    right = {
+        ("base", 1): {0}, ("likelihood", 1): {0, 1, 2}, ("likelihood", 2): {0, 1, 2, 3, 4},
+        ("generalthinker", 1): {0, 1, 2, 3}, ("generalthinker", 2): {0, 1, 2, 3, 4, 5, 6, 7}, ("rlpr", 1): {5},
+    }  # fmt: skip
+    for key, numbers in right.items():
+        study.replace(cells[key].file(tmp_path), json.dumps(result(study, cells[key], numbers)))
+    text = study.tables(tmp_path)
+    assert "(`--group main`: 6 of 31 cells)" in text
+    assert "(`--group phrases`: 0 of 21 cells)" in text
+    assert "| likelihood | 2 | 40.0 ± 14.1 | 100.0 | 0.0 | -1.00 ± 0.00 |" in text
+    assert "| base | 1 | 10.0 | 100.0 |" in text
+    # differences of 10 and 30 points: mean 20, deviation 14.1, half width of the t interval 12.706 * 10
+    assert "| generalthinker - likelihood | 2 | +20.0 ± 14.1 | -107.1 to +147.1 |" in text
+    assert "| base - likelihood | 2 | -30.0 ± 14.1 |" in text, "the untrained model is compared with every seed"
+    assert "| rlpr - likelihood | 1 | -20.0 |  |" in text
+    assert "| 512 |" in text, "after four steps of 128 responses"
+    assert "| likelihood | 0.0200 ± 0.0000 | 0.50, 0.50 ± 0.00 | 1.00 ± 0.00 |  | 0.0 | 25.0 | 20 |" in text
