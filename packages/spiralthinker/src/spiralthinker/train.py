@@ -6,7 +6,7 @@
 Stage 2 starts from the model folder that stage 1 wrote, adapters merged. So a run that is gone on with finds out by
 looking at it whether stage 1 is done, and each stage alone starts from the same files as both together.
 
-On several ranks every rank runs this file from top to bottom; what one does for all stands in `ranks.on_main`.
+On several ranks every rank runs this file from top to bottom; what one does for all (write) stands in `ranks.on_main`.
 """
 
 import sys
@@ -57,7 +57,7 @@ from .trainer import SpiralThinkerTrainer, Stage
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage leaves behind beside its model; evaluations are on rank 0 alone."""
+    """What a stage leaves behind beside its model."""
 
     stage: Stage
     steps: int
@@ -249,9 +249,12 @@ class Run:
         keep_best = settings.evaluation.export == "best" and ranks.from_main(best.step, "step to export") > 0
         exported = export(trainer, folder.model, best=best if keep_best else None, rebuild=start)
         evaluations = {}
-        if exported is not None and settings.evaluation.at_end:
-            evaluations = self._evaluate(exported, folder)
-        ranks.barrier(f"evaluate the {stage} stage")
+        if settings.evaluation.at_end:
+            # Rank 0 has the model that was written; the others read it, in the precision that it has there.
+            dtype = "" if exported is None else str(exported.causal.dtype).removeprefix("torch.")
+            dtype = ranks.from_main(dtype, "precision")
+            trained = SpiralThinkerModel.from_pretrained(folder.model, dtype=dtype) if exported is None else exported
+            evaluations = self._evaluate(trained.to(arguments.device), folder)
         return [
             StageResult(
                 stage=stage,
