@@ -82,7 +82,8 @@ class ValidationCallback(TrainerCallback):
         if every is None or state.global_step % every:
             return
         with gathered(self._trainer.model_wrapped) as base:
-            step, result = state.global_step, evaluate_one(self._trainer.spiral, self._benchmark, self._settings)
+            step = state.global_step
+            result = evaluate_one(self._trainer.spiral, self._benchmark, self._settings).result
             ranks.on_main(lambda: self._keep(base, step, result), "keep the validation")
 
     def _keep(self, base: Any, step: int, result: EvaluationResult) -> None:
