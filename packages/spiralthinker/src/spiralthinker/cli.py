@@ -250,6 +250,7 @@ def inspect_command(
         list[str] | None,
         typer.Option("--step", metavar="TEXT", help="A reference step of your question; give it once for each."),
     ] = None,
+    answer: Annotated[str | None, typer.Option("--answer", help="The reference answer of your question.")] = None,
     latents: Annotated[int | None, typer.Option("--latents", min=1, help="N, if not as trained.")] = None,
     iterations: Annotated[int | None, typer.Option("--iterations", min=0, help="K, if not as trained.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Vocabulary entries shown of each latent.")] = 2,
@@ -281,14 +282,17 @@ def inspect_command(
         raise UserError("--curves: they are drawn on the page, so name one with --page")
     if question is not None and not question.strip():
         raise UserError("the question is empty")
-    if step and question is None:
-        raise UserError("--step belongs to a question of your own")
+    if (step or answer is not None) and question is None:
+        raise UserError("--step and --answer belong to a question of your own")
+    if answer is not None and not answer.strip():
+        raise UserError("--answer must not be empty")
 
     from .inspect_verb import inspect_model
 
     inspect_model(
         model,
         question=question,
+        answer=answer,
         steps=tuple(step or ()),
         benchmark=benchmark,
         index=index,

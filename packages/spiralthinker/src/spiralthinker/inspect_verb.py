@@ -15,6 +15,7 @@ def inspect_model(
     name_or_path: str,
     *,
     question: str | None,
+    answer: str | None,
     steps: tuple[str, ...],
     benchmark: str,
     index: int,
@@ -29,7 +30,7 @@ def inspect_model(
 ) -> None:
     """UserError for a model, problem or benchmark that cannot be used."""
     if question is not None:
-        problem = Problem("command line", question, "", "text", steps=steps)
+        problem = Problem("command line", question, answer or "not given", "text", steps=steps)
     else:
         problems = load_benchmark(benchmark, data_dir=data_dir).problems
         if index >= len(problems):

@@ -222,7 +222,7 @@ def show_inspection(found: Inspection, console: Console) -> None:
 
     say(found.problem.question, "bold")
     say(found.response + (" (cut off)" if found.truncated else ""))
-    say(f"reference: {found.problem.target() or '-'}; {found.token_passes} token passes", "dim")
+    say(f"reference: {found.problem.target()}; {found.token_passes} token passes", "dim")
     if not found.steps:
         say("no latent step in this response")
     for number, step in enumerate(found.steps, start=1):
@@ -256,7 +256,7 @@ def write_inspection(path: Path, found: Inspection, subtitle: str, accuracy: Seq
     texts = [
         ("question", found.problem.question),
         ("response", found.response + ("\n(cut off)" if found.truncated else "")),
-        ("reference", "\n".join(part for part in (steps, found.problem.target()) if part) or "not given"),
+        ("reference", "\n".join(part for part in (steps, found.problem.target()) if part)),
     ]
     sections: list[Texts | Table | Curves] = [Texts("Question and response", texts)]
     for number, step in enumerate(found.steps, start=1):
