@@ -76,15 +76,18 @@ COLLECTIVES = (
 
 def trace_collectives(file: Any) -> None:
     """Writes the name and the tensors' shapes of every call, in order."""
-    for name in COLLECTIVES:
 
-        def traced(*args: Any, name: str = name, call: Any = getattr(torch.distributed, name), **kwargs: Any) -> Any:
+    def traced(name: str, call: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
             shapes = [tuple(value.shape) for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
             file.write(f"{name} {shapes}\n")
             file.flush()
             return call(*args, **kwargs)
 
-        setattr(torch.distributed, name, traced)
+        return noted
+
+    for name in COLLECTIVES:
+        setattr(torch.distributed, name, traced(name, getattr(torch.distributed, name)))
 
 
 def main(layout_json: str, folder: str, *options: str) -> None:

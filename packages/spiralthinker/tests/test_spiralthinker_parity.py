@@ -69,7 +69,10 @@ def test_however_else_it_is_spread(name, tmp_path, reference, start, record_prop
     check(name, tmp_path, reference, start, record_property)
 
 
-@pytest.mark.parametrize("options", [["teacher=frozen"], ["schedule=simultaneous"]], ids=lambda options: options[0])
+OTHERS = ["teacher=frozen", "schedule=simultaneous", "name=coconut", "name=codi"]
+
+
+@pytest.mark.parametrize("options", [[option] for option in OTHERS], ids=OTHERS)
 def test_other_settings_too(options, tmp_path, start):
     for name, layout in (("whole", parity.LAYOUTS[parity.REFERENCE]), ("parts", parity.Layout(accumulation=4))):
         train(layout, tmp_path / name, *options)
