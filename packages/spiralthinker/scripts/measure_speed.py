@@ -151,8 +151,8 @@ def training(rounds: int, rows: dict[str, int]) -> None:
             bound = (student + teacher / 3) / plain_passes
             print(
                 f"{name}: {statistics.median(measured[name]):.2f} s a step, "
-                f"token passes {student} + teacher {teacher}; time / plain {spread(ratios)}; token-pass bound / plain {bound:.2f}; "
-                f"time / bound {spread([ratio / bound for ratio in ratios])}"
+                f"token passes {student} + teacher {teacher}; time / plain {spread(ratios)}; "
+                f"token-pass bound / plain {bound:.2f}; time / bound {spread([ratio / bound for ratio in ratios])}"
             )
 
 
