@@ -138,8 +138,8 @@ class Study:
             f"## {self.task}: {self.first} steps of stage 1, {self.second} of stage 2, {self.limit} test problems",
             "",
             (
-                "| cell | seeds | accuracy %, mean ± sd over seeds (range) | se of one seed | text tokens | latent tokens "
-                "| token passes | ms a response | training M token passes | training s |"
+                "| cell | seeds | accuracy %, mean ± sd over seeds (range) | se of one seed | text tokens "
+                "| latent tokens | token passes | ms a response | training M token passes | training s |"
             ),
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
