@@ -40,8 +40,8 @@ HIDDEN = 32
 
 
 class WrongTrainer(SpiralThinkerTrainer):
-    def _target(self, batch: Any, prefix: Any) -> Any:
-        teacher_LUD, _ = super()._target(batch, prefix)
+    def _target(self, batch: Any, *rest: Any) -> Any:
+        teacher_LUD, _ = super()._target(batch, *rest)
         return teacher_LUD, deviation(moments(teacher_LUD))
 
 
