@@ -1,6 +1,7 @@
 """What iterated latent steps cost, in training and in generation, each against its comparator, in one run.
 
     python packages/spiralthinker/scripts/measure_speed.py training --threads 2
+    python packages/spiralthinker/scripts/measure_speed.py training --threads 2 --lora
     python packages/spiralthinker/scripts/measure_speed.py generation --threads 2
     python packages/spiralthinker/scripts/measure_speed.py growth --threads 2
 
@@ -17,6 +18,7 @@ growth      Seconds and token passes of a training step against N, K, the number
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import statistics
@@ -35,6 +37,7 @@ from spiralthinker.config import MethodSettings, Settings
 from spiralthinker.generation import LatentGenerator
 from spiralthinker.model import SpiralThinkerModel
 from spiralthinker.trainer import SpiralThinkerTrainer
+from thinker_common.training.sections import LoraSettings
 
 WORDS = 8_000
 N = K = 5
@@ -53,7 +56,7 @@ class Lengths(NamedTuple):
 SHAPES = {"gsm8k-aug": Lengths(60, 3, 9, 6), "prosqa": Lengths(300, 4, 9, 8)}
 
 
-def make_model(**method: Any) -> SpiralThinkerModel:
+def make_model(*, lora: bool = False) -> SpiralThinkerModel:
     torch.manual_seed(0)
     vocabulary = {"<pad>": 0, "<eos>": 1, "?": 2, **{f"w{number}": number + 3 for number in range(WORDS)}}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
@@ -64,8 +67,9 @@ def make_model(**method: Any) -> SpiralThinkerModel:
         num_attention_heads=12, num_key_value_heads=12, max_position_embeddings=2048, pad_token_id=0,
         bos_token_id=None, eos_token_id=1,
     )  # fmt: skip
-    settings = Settings(method=MethodSettings(latents=N, iterations=K, **method)).latent_settings()
-    return SpiralThinkerModel.from_base(LlamaForCausalLM(config), tokenizer, settings)
+    settings = Settings(method=MethodSettings(latents=N, iterations=K)).latent_settings()
+    adapter = LoraSettings(r=64, alpha=32) if lora else None
+    return SpiralThinkerModel.from_base(LlamaForCausalLM(config), tokenizer, settings, lora=adapter)
 
 
 def example(lengths: Lengths, number: int, model: SpiralThinkerModel) -> Example:
@@ -136,13 +140,17 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def training(rounds: int, rows: dict[str, int]) -> None:
+def training(rounds: int, rows: dict[str, int], lora: bool) -> None:
+    model = make_model(lora=lora)
+    print(f"{parameters(model)}{', LoRA' if lora else ''}")
+    simultaneous = dataclasses.replace(model.settings, schedule="simultaneous")
     for shape, lengths in SHAPES.items():
-        model = make_model()
-        print(f"\n{shape}: {lengths}, {rows[shape]} rows, {parameters(model)}")
-        arms = {"plain": Arm(model, lengths, rows[shape], explicit=True)}
-        for schedule in ("sequential", "simultaneous"):
-            arms[schedule] = Arm(make_model(schedule=schedule), lengths, rows[shape])
+        print(f"\n{shape}: {lengths}, {rows[shape]} rows")
+        arms = {
+            "plain": Arm(model, lengths, rows[shape], explicit=True),
+            "sequential": Arm(model, lengths, rows[shape]),
+            "simultaneous": Arm(SpiralThinkerModel(model.base, model.tokenizer, simultaneous), lengths, rows[shape]),
+        }
         measured = in_turns({name: arm.step for name, arm in arms.items()}, rounds)
         plain_passes = arms["plain"].token_passes[0]
         for name, arm in arms.items():
@@ -274,7 +282,7 @@ def generation(rounds: int, batch: int, uncached: int) -> None:
         print(f"time of a whole response / explicit chain's: {spread(shares)}")
 
 
-def growth(rounds: int) -> None:
+def growth(rounds: int, rows: int) -> None:
     base = SHAPES["gsm8k-aug"]
     cases: list[tuple[str, Lengths, dict[str, Any]]] = [
         *((f"N = {n}", base, {"latents": n}) for n in (1, 5, 10)),
@@ -283,10 +291,11 @@ def growth(rounds: int) -> None:
         *((f"prompt of {prompt}", base._replace(prompt=prompt), {}) for prompt in (60, 150, 300)),
     ]
     print("| case | plain s | sequential s | ratio | token passes / plain's |\n|---|---|---|---|---|")
+    base_model = make_model()
     for name, lengths, method in cases:
-        model = make_model()
-        model.settings = Settings(method=MethodSettings(**{"latents": N, "iterations": K, **method})).latent_settings()
-        plain, ours = Arm(model, lengths, 2, explicit=True), Arm(model, lengths, 2)
+        settings = Settings(method=MethodSettings(**{"latents": N, "iterations": K, **method})).latent_settings()
+        model = SpiralThinkerModel(base_model.base, base_model.tokenizer, settings)
+        plain, ours = Arm(model, lengths, rows, explicit=True), Arm(model, lengths, rows)
         measured = in_turns({"plain": plain.step, "ours": ours.step}, rounds)
         ratios = [mine / theirs for mine, theirs in zip(measured["ours"], measured["plain"], strict=True)]
         passes = sum(ours.token_passes) / plain.token_passes[0]
@@ -306,7 +315,8 @@ def main() -> None:
     parser.add_argument("what", choices=("training", "generation", "growth"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=json.loads, default={"gsm8k-aug": 4, "prosqa": 2}, help="of a training batch")
+    parser.add_argument("--rows", type=json.loads, default={"gsm8k-aug": 16, "prosqa": 8}, help="of a training batch")
+    parser.add_argument("--lora", action="store_true", help="training: low-rank adapters, in all arms")
     parser.add_argument("--batch", type=int, default=16, help="of generation")
     parser.add_argument("--uncached", type=int, default=1, help="responses that are made in the style of Coconut")
     options = parser.parse_args()
@@ -315,11 +325,11 @@ def main() -> None:
         f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, float32, {options.rounds} rounds"
     )
     if options.what == "training":
-        training(options.rounds, options.rows)
+        training(options.rounds, options.rows, options.lora)
     elif options.what == "generation":
         generation(options.rounds, options.batch, options.uncached)
     else:
-        growth(options.rounds)
+        growth(options.rounds, options.rows["gsm8k-aug"])
 
 
 if __name__ == "__main__":
