@@ -23,6 +23,7 @@ from .alignment import alignment, deviation, iteration_weights, moments
 from .annotation import IGNORED
 from .columns import Batch, lay_out, with_rounds
 from .config import MethodSettings
+from .deferred import deferred_weights
 from .iteration import Iterated, Past
 from .model import SpiralThinkerModel, needed_chunks
 
@@ -127,6 +128,12 @@ class SpiralThinkerTrainer(SupervisedTrainer):
 
     def loss_sums(self, model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
         assert model is self.spiral.base
+        if self.spiral.checkpoint_segments:
+            return self._loss_sums(batch)
+        with deferred_weights(model.get_decoder()):  # without the head, whose chunks are computed again
+            return self._loss_sums(batch)
+
+    def _loss_sums(self, batch: Batch) -> dict[str, Tensor]:
         iterated, passes = self.spiral(
             batch,
             through_iterations=self.method.through_iterations,
