@@ -72,10 +72,10 @@ def problems() -> list[Problem]:
     ]  # fmt: skip
 
 
-def rows(model: SpiralThinkerModel, some: list[Problem] | None = None) -> list[Any]:
+def rows(model: SpiralThinkerModel, some: list[Problem] | None = None, *, trains_teacher: bool = False) -> list[Any]:
     annotation = model.settings.annotation
     examples = [annotation.example(model.tokenizer, problem) for problem in (problems() if some is None else some)]
-    return [implicit_row(annotation, example, model.markers) for example in examples]
+    return [implicit_row(annotation, example, model.markers, trains_teacher=trains_teacher) for example in examples]
 
 
 def batch(model: SpiralThinkerModel, some: list[Problem] | None = None) -> Batch:

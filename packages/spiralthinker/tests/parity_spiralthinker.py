@@ -1,13 +1,15 @@
 """Worker of test_spiralthinker_parity.py: twenty steps of stage 2 on a tiny model, spread as a layout says.
 
-    python parity_spiralthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong]
+    python parity_spiralthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong] [trace]
 
 The examples have 0 to 4 steps, so that the number of readings differs from row to row and from rank to rank. `wrong`:
-sigma is taken over each forward pass, the mistake that the test must find.
+sigma is taken over each forward pass, the mistake that the test must find. `trace`: every rank writes the collectives
+that it calls into FOLDER, and ZeRO-3 keeps no parameter for longer than a module needs it.
 """
 
 import importlib.util
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -20,9 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import latent_models as lm
 
 from spiralthinker.alignment import deviation, moments
-from spiralthinker.annotation import Annotation
-from spiralthinker.config import MethodSettings
-from spiralthinker.model import LatentSettings, SpiralThinkerModel
+from spiralthinker.config import MethodSettings, Settings
+from spiralthinker.model import SpiralThinkerModel
 from spiralthinker.trainer import SpiralThinkerTrainer
 from thinker_common.benchmarks.problem import Problem
 from thinker_common.distributed.engine import engine_of
@@ -39,8 +40,8 @@ HIDDEN = 32
 
 
 class WrongTrainer(SpiralThinkerTrainer):
-    def _target(self, batch: Any, prefix: Any) -> Any:
-        teacher_LUD, _ = super()._target(batch, prefix)
+    def _target(self, batch: Any, *rest: Any) -> Any:
+        teacher_LUD, _ = super()._target(batch, *rest)
         return teacher_LUD, deviation(moments(teacher_LUD))
 
 
@@ -63,10 +64,30 @@ def start(**method: Any) -> SpiralThinkerModel:
         num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False, pad_token_id=0,
         bos_token_id=None, eos_token_id=1,
     )  # fmt: skip
-    settings = LatentSettings(
-        annotation=Annotation(latents=2), iterations=2, schedule=method.get("schedule", "sequential")
-    )
+    settings = Settings(method=MethodSettings(latents=2, iterations=2, **method)).latent_settings()
     return SpiralThinkerModel.from_base(LlamaForCausalLM(config), lm.tokenizer(), settings)
+
+
+COLLECTIVES = (
+    "all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter", "reduce_scatter_tensor", "broadcast",
+    "barrier", "all_gather_object", "broadcast_object_list", "reduce", "all_to_all_single",
+)  # fmt: skip
+
+
+def trace_collectives(file: Any) -> None:
+    """Writes the name and the tensors' shapes of every call, in order."""
+
+    def traced(name: str, call: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            shapes = [tuple(value.shape) for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+            file.write(f"{name} {shapes}\n")
+            file.flush()
+            return call(*args, **kwargs)
+
+        return noted
+
+    for name in COLLECTIVES:
+        setattr(torch.distributed, name, traced(name, getattr(torch.distributed, name)))
 
 
 def main(layout_json: str, folder: str, *options: str) -> None:
@@ -77,10 +98,18 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     teacher = start(**method).eval() if method.get("teacher") == "frozen" else None
     arguments = parity.training_arguments(layout, Path(folder) / "trainer", hidden_size=HIDDEN)
     arguments.pop("ddp_find_unused_parameters")
+    if "trace" in options:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        trace_collectives(open(Path(folder) / f"collectives-{os.environ['RANK']}.txt", "w"))  # noqa: SIM115
+        arguments["deepspeed"]["zero_optimization"] |= {
+            "stage3_max_live_parameters": 1000,
+            "stage3_max_reuse_distance": 1000,
+            "stage3_param_persistence_threshold": 0,
+        }
     trainer = (WrongTrainer if wrong else SpiralThinkerTrainer)(
         spiral,
         TrainingArguments(**arguments),
-        lm.rows(spiral, problems()),
+        lm.rows(spiral, problems(), trains_teacher=method.get("name") == "codi"),
         MethodSettings(latents=2, iterations=2, **method),
         stage="implicit",
         teacher=teacher,

@@ -260,7 +260,7 @@ def test_alignment_by_hand():
 def test_impossible_settings():
     for wrong, message in (
         ({"iterations": -1}, "iterations = -1: expected at least 0"),
-        ({"schedule": "parallel"}, "schedule = 'parallel': expected sequential or simultaneous"),
+        ({"schedule": "parallel"}, "schedule = 'parallel': expected one of sequential, simultaneous, autoregressive"),
         ({"shift": 2}, "shift = 2: expected 0 or 1"),
         ({"adapter_width": 0}, "adapter_width = 0: expected at least 1"),
     ):

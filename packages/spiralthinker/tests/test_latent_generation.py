@@ -206,7 +206,7 @@ def test_what_is_refused():
         ({"max_new_tokens": 0}, "max_new_tokens = 0"),
         ({"temperature": -1.0}, "temperature = -1.0"),
         ({"iterations": -1}, "iterations = -1"),
-        ({"decoding": "exact"}, "decoding = 'exact': must be sequential or simultaneous"),
+        ({"decoding": "exact"}, "decoding = 'exact': must be one of sequential, simultaneous, autoregressive"),
         ({"max_tokens_per_batch": 0}, "max_tokens_per_batch = 0"),
     ):
         with pytest.raises(SettingsError, match=message):

@@ -18,7 +18,7 @@ def test_help_names_the_verbs(capsys):
     code, text, _ = ended(capsys, "--help")
     assert code == 0
     verbs = {line.split()[0] for line in text.partition("Commands:\n")[2].splitlines()}
-    assert {"train", "data", "recipes", "doctor"} <= verbs
+    assert {"train", "evaluate", "inspect", "data", "recipes", "doctor"} <= verbs
 
 
 def test_version_and_doctor(capsys):

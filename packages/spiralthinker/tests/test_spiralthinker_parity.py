@@ -69,7 +69,10 @@ def test_however_else_it_is_spread(name, tmp_path, reference, start, record_prop
     check(name, tmp_path, reference, start, record_property)
 
 
-@pytest.mark.parametrize("options", [["teacher=frozen"], ["schedule=simultaneous"]], ids=lambda options: options[0])
+OTHERS = ["teacher=frozen", "schedule=simultaneous", "name=coconut", "name=codi"]
+
+
+@pytest.mark.parametrize("options", [[option] for option in OTHERS], ids=OTHERS)
 def test_other_settings_too(options, tmp_path, start):
     for name, layout in (("whole", parity.LAYOUTS[parity.REFERENCE]), ("parts", parity.Layout(accumulation=4))):
         train(layout, tmp_path / name, *options)
@@ -81,3 +84,23 @@ def test_a_sigma_of_each_forward_pass_is_found(tmp_path, reference, start):
     train(parity.Layout(accumulation=4), tmp_path, "wrong")
     found = parity.difference(tmp_path, reference, start)
     assert found.loss_max > 10 * parity.TOLERANCE.loss_max, found
+
+
+TRACED = {
+    "ZeRO-3": parity.Layout(ranks=2, zero=3),
+    "ZeRO-3, accumulation, activation checkpointing": parity.Layout(
+        ranks=2, accumulation=4, zero=3, activation_checkpointing=True
+    ),
+    "ZeRO-3, 4 ranks": parity.Layout(ranks=4, zero=3),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["spiral", "coconut", "codi"])
+@pytest.mark.parametrize("layout", TRACED.values(), ids=TRACED)
+def test_all_ranks_call_the_same_collectives_in_the_same_order(layout, name, tmp_path):
+    """The batches are uneven, and some ranks have no latent step or nothing at all; every parameter is gathered anew."""
+    parity.run(WORKER, layout, tmp_path, "trace", f"name={name}")
+    calls = [(tmp_path / f"collectives-{rank}.txt").read_text() for rank in range(layout.ranks)]
+    assert calls[0].count("all_gather_into_tensor") > 20 * 40
+    assert all(other == calls[0] for other in calls[1:])

@@ -28,6 +28,7 @@ _LAZY = {
     "Curves": "evaluation.report:Curves",
     "EvaluationResult": "evaluation.evaluate:EvaluationResult",
     "Generation": "evaluation.generate:Generation",
+    "LaunchSettings": "distributed.launch_settings:LaunchSettings",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
     "OnSampled": "evaluation.generate:OnSampled",
     "PhaseCallback": "distributed.callback:PhaseCallback",
@@ -68,6 +69,7 @@ _LAZY = {
     "merge_and_export": "models.adapters:merge_and_export",
     "model_fingerprint": "evaluation.evaluate:model_fingerprint",
     "parse_yaml": "training.plain_yaml:parse_yaml",
+    "process_group": "distributed.process_group:process_group",
     "progress_bar": "evaluation.progress:progress_bar",
     "ranks": "distributed.ranks",
     "sample": "benchmarks:sample",
@@ -98,6 +100,8 @@ if TYPE_CHECKING:
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.join import use_cpu as use_cpu
     from thinker_common.distributed.launch import in_rank as in_rank
+    from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
+    from thinker_common.distributed.process_group import process_group as process_group
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
     from thinker_common.evaluation.evaluate import evaluate as evaluate
     from thinker_common.evaluation.evaluate import model_fingerprint as model_fingerprint

@@ -10,6 +10,10 @@ same tokens.
 Cross-entropy is on everything behind the prompt but the `<latent>`; whether on `<bol>` and `<eol>` is a setting (the
 paper does not say). The answer is text behind the last step, `\boxed{...}` by default, so that it can be found.
 
+Coconut and CODI have one latent step only, in front, in the place of the first `replaced` steps or of all of them:
+
+    front                prompt <bol> <latent> x N <eol> <bot> step 3 <eot> answer                      replaced = 2
+
 One step is a valid example, latent or not by the parity. A problem without steps has its answer only.
 """
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Parity = Literal["odd", "even"]
+Placement = Literal["alternating", "front"]
 IGNORED = -100  # the label of a token that is not a target
 ANSWER_TEMPLATE = r"\boxed{{answer}}"
 
@@ -96,13 +101,15 @@ class Block(NamedTuple):
     """A latent step in the implicit version.
 
     bol: place of its `<bol>`; the latents and `<eol>` follow
-    eot: place, in the explicit version, of the `<eot>` of the step it stands for
+    eot: place, in the explicit version, of the `<eot>` of the step it stands for, the last one if there are several
     step: that step's number
+    first: the number of the first of them
     """
 
     bol: int
     eot: int
     step: int
+    first: int
 
 
 class Tokens(NamedTuple):
@@ -116,11 +123,14 @@ class Tokens(NamedTuple):
 class Annotation:
     """How problems become examples; the same for training and for generation.
 
-    parity: which steps become latent; latents: N, `<latent>` tokens of a latent step; label_markers: cross-entropy on
-    `<bol>` and `<eol>`; the templates hold `{question}` and `{answer}`; chat_template: as in the base's `models.chat`.
+    parity: which steps become latent; placement, replaced: see the top of this file, `replaced` None for all steps;
+    latents: N, `<latent>` tokens of a latent step; label_markers: cross-entropy on `<bol>` and `<eol>`; the templates
+    hold `{question}` and `{answer}`; chat_template: as in the base's `models.chat`.
     """
 
     parity: Parity = "odd"
+    placement: Placement = "alternating"
+    replaced: int | None = None
     latents: int = 5
     label_markers: bool = True
     prompt_template: str = "{question}"
@@ -130,6 +140,10 @@ class Annotation:
     def __post_init__(self) -> None:
         if self.parity not in ("odd", "even"):
             raise SettingsError(f"parity = {self.parity!r}: expected odd or even")
+        if self.placement not in ("alternating", "front"):
+            raise SettingsError(f"placement = {self.placement!r}: expected alternating or front")
+        if self.replaced is not None and self.replaced < 1:
+            raise SettingsError(f"replaced = {self.replaced}: expected at least 1, or null for all steps")
         if self.latents < 1:
             raise SettingsError(f"latents = {self.latents}: expected at least 1 (without latents a step has no place)")
         for name, template, hole in (
@@ -165,7 +179,7 @@ class Annotation:
             ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
             if not text.strip() or not ids:
                 raise DataError(f"{problem.id}: step {number} has no text; leave the step out, or the problem")
-            steps.append(Step(number, text, ids, latent=number % 2 == (1 if self.parity == "odd" else 0)))
+            steps.append(Step(number, text, ids, latent=self._is_latent(number)))
         answer = self.answer_template.replace("{answer}", problem.target())
         _check_plain(problem.id, "answer", answer)
         answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -179,26 +193,36 @@ class Annotation:
     def implicit(self, example: Example, markers: Markers) -> Tokens:
         """The version of stage 2."""
         ids, labels = _prompt(example)
+        begins = {block.first for block in self.blocks(example)}
         for step in example.steps:
-            if step.latent:
+            if step.number in begins:
                 ids += [markers.bol, *[markers.latent] * self.latents, markers.eol]
                 marker_labels = (markers.bol, markers.eol) if self.label_markers else (IGNORED, IGNORED)
                 labels += [marker_labels[0], *[IGNORED] * self.latents, marker_labels[1]]
-            else:
+            elif not step.latent:
                 _add_text(ids, labels, step, markers)
         return Tokens([*ids, *example.answer_ids], [*labels, *example.answer_ids])
 
     def blocks(self, example: Example) -> list[Block]:
         """The latent steps of the implicit version, in order."""
-        blocks = []
+        blocks: list[Block] = []
         implicit = explicit = len(example.prompt_ids)
         for step in example.steps:
             text = len(step.ids) + 2
             explicit += text
-            if step.latent:
-                blocks.append(Block(bol=implicit, eot=explicit - 1, step=step.number))
-            implicit += self.latents + 2 if step.latent else text
+            if step.latent and self.placement == "front" and blocks:
+                blocks = [blocks[0]._replace(eot=explicit - 1, step=step.number)]
+            elif step.latent:
+                blocks.append(Block(bol=implicit, eot=explicit - 1, step=step.number, first=step.number))
+                implicit += self.latents + 2
+            else:
+                implicit += text
         return blocks
+
+    def _is_latent(self, number: int) -> bool:
+        if self.placement == "front":
+            return self.replaced is None or number <= self.replaced
+        return number % 2 == (1 if self.parity == "odd" else 0)
 
 
 def explicit(example: Example, markers: Markers) -> Tokens:

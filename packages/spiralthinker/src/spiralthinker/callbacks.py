@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
-from ._common import BestWeights, LoadedBenchmark, RunFolder, check_engine, gathered, ranks
+from ._common import BestWeights, EvaluationResult, LoadedBenchmark, RunFolder, check_engine, gathered, ranks
 from .config import Settings
 from .evaluations import evaluate_one
 from .trainer import SpiralThinkerTrainer
@@ -82,10 +82,11 @@ class ValidationCallback(TrainerCallback):
         if every is None or state.global_step % every:
             return
         with gathered(self._trainer.model_wrapped) as base:
-            ranks.on_main(lambda: self._validate(base, state.global_step), "validation")
+            step = state.global_step
+            result = evaluate_one(self._trainer.spiral, self._benchmark, self._settings).result
+            ranks.on_main(lambda: self._keep(base, step, result), "keep the validation")
 
-    def _validate(self, base: Any, step: int) -> None:
-        result = evaluate_one(self._trainer.spiral, self._benchmark, self._settings)
+    def _keep(self, base: Any, step: int, result: EvaluationResult) -> None:
         self._best.offer(base, step, result.accuracy)
         self._log.write(
             {

@@ -5,7 +5,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ._common import UserError, add_doctor, launch, new_app, new_output, options, recipes, recipes_app, run
+from ._common import RunFolder, UserError, add_doctor, launch, new_app, new_output, options, recipes, recipes_app, run
 from ._version import __version__
 
 app = new_app(
@@ -51,6 +51,7 @@ def train_command(
       spiralthinker train data.benchmark=graphs evaluation.benchmarks='[graphs]' --output runs/graphs
       spiralthinker train method.stages=explicit --output runs/stage1
       spiralthinker train method.stages=implicit model.name_or_path=runs/stage1/model --output runs/stage2
+      spiralthinker train method.name=codi method.latents=6 --output runs/codi
       spiralthinker train method.iterations=0 method.alignment=false --gpus 8 --zero 2
     """
     if recipe is not None and config is not None:
@@ -113,6 +114,216 @@ def _train_here(settings: Any, folder: Path, resume: str, allow_changes: bool, d
     from .train import train
 
     train(settings, folder, seed=seed, console=Console(), resume=resume, allow_changes=allow_changes)
+
+
+Latents = Annotated[
+    str | None, typer.Option("--latents", metavar="N[,N]", help="N at test time.", show_default="as trained")
+]
+Iterations = Annotated[
+    str | None, typer.Option("--iterations", metavar="K[,K]", help="K at test time.", show_default="as trained")
+]
+Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, metavar="N", help="Longest response.")]
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model folder of a run, or an id on the hub.")],
+    benchmark: Annotated[str, typer.Option("--benchmark", metavar="NAME[,NAME]", help="Benchmarks by name.")],
+    latents: Latents = None,
+    iterations: Iterations = None,
+    decoding: Annotated[
+        str | None,
+        typer.Option(
+            "--decoding",
+            metavar="NAME[,NAME]",
+            help="sequential (a latent step is finished before the next) or simultaneous.",
+            show_default="as trained",
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            "--control",
+            metavar="NAME[,NAME]",
+            help="shuffled: latents of another problem; zeroed; none.",
+            show_default="none",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of the benchmarks.")] = "test",
+    limit: options.Limit = None,
+    data_dir: options.DataDir = None,
+    output: options.Output = None,
+    max_new_tokens: Tokens = 256,
+    max_tokens_per_batch: options.BatchTokens = 8192,
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    as_json: options.Json = False,
+    gpus: launch.Gpus = None,
+    nodes: launch.Nodes = None,
+    hostfile: launch.Hostfile = None,
+    launcher: launch.Launcher = None,
+    dry_run: options.DryRun = False,
+) -> None:
+    """Evaluates a trained model, also with other N, K and latents than its own; with tokens, token passes and seconds.
+
+    Every combination of the lists is evaluated, greedily. The same command with the same --output goes on where it
+    stopped.
+
+    \b
+    Examples:
+      spiralthinker evaluate runs/embedded/model --benchmark chains
+      spiralthinker evaluate runs/embedded/model --benchmark chains --iterations 0,1,2,3,5,8
+      spiralthinker evaluate runs/embedded/model --benchmark chains --control none,shuffled,zeroed --limit 200
+      spiralthinker evaluate runs/gsm8k/model --benchmark gsm8k --gpus 8 --output runs/scores
+    """
+    folder = RunFolder(output or new_output("evaluation"))
+    arguments = launch.command_line(
+        "evaluate",
+        model,
+        benchmark=benchmark,
+        latents=latents,
+        iterations=iterations,
+        decoding=decoding,
+        control=control,
+        split=split,
+        limit=limit,
+        data_dir=data_dir,
+        output=folder.path,
+        max_new_tokens=max_new_tokens,
+        max_tokens_per_batch=max_tokens_per_batch,
+        dtype=dtype,
+        revision=revision,
+        json=as_json,
+        gpus=gpus,
+        nodes=nodes,
+        hostfile=hostfile,
+        launcher=launcher,
+    )
+    controls = _names("--control", control, ("none", "shuffled", "zeroed")) or ["none"]
+    numbers = {"latents": _numbers("--latents", latents, 1), "iterations": _numbers("--iterations", iterations, 0)}
+    decodings: Any = _names("--decoding", decoding, ("sequential", "simultaneous"))
+
+    from ._common import LaunchSettings
+    from .evaluate_verb import Request, check_folder, load_benchmarks, run_evaluation
+
+    request = Request(
+        model=model,
+        revision=revision,
+        dtype=dtype,
+        benchmarks=[name.strip() for name in benchmark.split(",") if name.strip()],
+        split=split,
+        limit=limit,
+        data_dir=data_dir,
+        decodings=decodings,
+        controls=[None if name == "none" else name for name in controls],  # type: ignore[misc]  # checked above
+        max_new_tokens=max_new_tokens,
+        max_tokens_per_batch=max_tokens_per_batch,
+        as_json=as_json,
+        **numbers,
+    )
+    settings = launch.with_options(
+        LaunchSettings(), gpus=gpus, nodes=nodes, hostfile=hostfile, zero=None, offload=None, launcher=launcher
+    )
+    check_folder(folder)
+
+    def here(ranks: int) -> None:
+        if dry_run:
+            for loaded in load_benchmarks(request):
+                typer.echo(f"{loaded.name}, {loaded.split}: {len(loaded.problems)} problems at each point")
+        else:
+            run_evaluation(request, folder)
+
+    launch.run_or_launch(settings, __package__, arguments, here, dry_run=dry_run, name=folder.path.name)
+
+
+@app.command("inspect")
+def inspect_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model folder of a run, or an id on the hub.")],
+    question: Annotated[
+        str | None, typer.Argument(metavar="[QUESTION]", help="A question of your own.", show_default=False)
+    ] = None,
+    benchmark: Annotated[
+        str, typer.Option("--benchmark", metavar="NAME", help="Where the problem is from, without a question.")
+    ] = "chains",
+    index: Annotated[int, typer.Option("--index", min=0, metavar="N", help="Its place in the test split.")] = 0,
+    step: Annotated[
+        list[str] | None,
+        typer.Option("--step", metavar="TEXT", help="A reference step of your question; give it once for each."),
+    ] = None,
+    answer: Annotated[str | None, typer.Option("--answer", help="The reference answer of your question.")] = None,
+    latents: Annotated[int | None, typer.Option("--latents", min=1, help="N, if not as trained.")] = None,
+    iterations: Annotated[int | None, typer.Option("--iterations", min=0, help="K, if not as trained.")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Vocabulary entries shown of each latent.")] = 2,
+    curves: Annotated[
+        str | None,
+        typer.Option("--curves", metavar="NAME", help="A benchmark for the page's curves of accuracy against K and N."),
+    ] = None,
+    limit: options.Limit = None,
+    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Also write an HTML page.")] = None,
+    max_new_tokens: Tokens = 256,
+    data_dir: options.DataDir = None,
+) -> None:
+    """Shows what stands in the latents of a response: nearest vocabulary entries by position and iteration.
+
+    With reference steps (of the benchmark, or given as --step) also the text step that each latent step stands for, and
+    its distance from it.
+
+    \b
+    Examples:
+      spiralthinker inspect runs/embedded/model
+      spiralthinker inspect runs/embedded/model "Mia has 3 coins. She finds 4 coins. How many coins does Mia have now?"
+      spiralthinker inspect runs/embedded/model --index 7 --page report.html --curves chains --limit 200
+    """
+    if page is not None and page.exists():
+        raise UserError(f"{page} exists already: name another file with --page")
+    if page is not None and not next(parent for parent in page.parents if parent.exists()).is_dir():
+        raise UserError(f"{page} lies below a file: name another place with --page")
+    if curves is not None and page is None:
+        raise UserError("--curves: they are drawn on the page, so name one with --page")
+    if question is not None and not question.strip():
+        raise UserError("the question is empty")
+    if (step or answer is not None) and question is None:
+        raise UserError("--step and --answer belong to a question of your own")
+    if answer is not None and not answer.strip():
+        raise UserError("--answer must not be empty")
+
+    from .inspect_verb import inspect_model
+
+    inspect_model(
+        model,
+        question=question,
+        answer=answer,
+        steps=tuple(step or ()),
+        benchmark=benchmark,
+        index=index,
+        latents=latents,
+        iterations=iterations,
+        top=top,
+        curves_of=curves,
+        limit=limit,
+        page=page,
+        max_new_tokens=max_new_tokens,
+        data_dir=data_dir,
+    )
+
+
+def _numbers(option: str, text: str | None, least: int) -> list[int]:
+    """Of a list like 1,2,5."""
+    try:
+        numbers = [int(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        raise UserError(f"{option} {text}: expected whole numbers with commas between them") from None
+    if any(number < least for number in numbers):
+        raise UserError(f"{option} {text}: expected numbers of at least {least}")
+    return list(dict.fromkeys(numbers))
+
+
+def _names(option: str, text: str | None, known: tuple[str, ...]) -> list[str]:
+    names = [part.strip() for part in text.split(",")] if text is not None else []
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option} {name}: expected {', '.join(known[:-1])} or {known[-1]}")
+    return list(dict.fromkeys(names))
 
 
 @data_app.command("preview")

@@ -35,22 +35,28 @@ def explicit_row(example: Example, markers: Markers) -> Row:
     return {"input_ids": tokens.input_ids, "labels": tokens.labels, "bols": []}
 
 
-def implicit_row(annotation: Annotation, example: Example, markers: Markers) -> Row:
+def implicit_row(annotation: Annotation, example: Example, markers: Markers, *, trains_teacher: bool = False) -> Row:
     """What stage 2 trains on, and what the teacher reads.
 
     bols: places of the `<bol>` in `input_ids`. explicit_ids: the explicit version behind what both share, up to the
-    last `<eot>` that a latent step stands for; eots: the places of those.
+    last `<eot>` that a latent step stands for; eots: the places of those. With `trains_teacher` it goes to the end, and
+    explicit_labels are its labels.
     """
     tokens = annotation.implicit(example, markers)
     blocks = annotation.blocks(example)
     shared = blocks[0].bol if blocks else 0  # up to the first <bol> both versions are the same
     last = blocks[-1].eot + 1 if blocks else 0
+    whole = explicit(example, markers)
+    if trains_teacher and blocks:
+        last = len(whole.input_ids)
+    labels = {"explicit_labels": whole.labels[shared:last]} if trains_teacher else {}
     return {
+        **labels,
         "input_ids": tokens.input_ids,
         "labels": tokens.labels,
         "prompt_length": len(example.prompt_ids),
         "bols": [block.bol for block in blocks],
-        "explicit_ids": explicit(example, markers).input_ids[shared:last],
+        "explicit_ids": whole.input_ids[shared:last],
         "eots": [block.eot - shared for block in blocks],
     }
 
@@ -60,7 +66,8 @@ def lay_out(rows: Sequence[Row], *, latents: int, pad_token_id: int) -> Batch:
 
     input_ids, labels, mask: (B, T), as the top of this file shows; mask is 1 on real tokens
     bols: (R,), the columns of `<bol>`; has_block: (B, R), whether the row has that block
-    and where there are blocks, explicit_ids, explicit_mask: (B, E); eots: (B, R), places in them, 0 without a block
+    and where there are blocks, explicit_ids, explicit_mask: (B, E), and explicit_labels if the rows have them;
+    eots: (B, R), places in them, 0 without a block
     """
     block = latents + 2
     rounds = max(len(row["bols"]) for row in rows)
@@ -95,6 +102,9 @@ def lay_out(rows: Sequence[Row], *, latents: int, pad_token_id: int) -> Batch:
         batch["explicit_ids"] = pad_sequence(explicit_ids, batch_first=True, padding_value=pad_token_id)
         batch["explicit_mask"] = pad_sequence([torch.ones_like(row) for row in explicit_ids], batch_first=True)
         batch["eots"] = torch.tensor(eots, dtype=torch.long)
+        if "explicit_labels" in rows[0]:
+            of_explicit = [torch.tensor(row["explicit_labels"], dtype=torch.long) for row in rows]
+            batch["explicit_labels"] = pad_sequence(of_explicit, batch_first=True, padding_value=IGNORED)
     return batch
 
 
@@ -117,6 +127,7 @@ def with_rounds(batch: Batch, rounds: int, *, latents: int, pad_token_id: int) -
     return {
         "explicit_ids": empty_ids,
         "explicit_mask": torch.ones_like(empty_ids),
+        "explicit_labels": torch.full_like(empty_ids, IGNORED),
         **batch,
         **new,
         "mask": widened("mask", 0),

@@ -44,12 +44,32 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 }
 
 
+Method = Literal["spiral", "explicit", "answer_only", "pause", "coconut", "codi"]
+
+
 @dataclass
 class MethodSettings:
-    """The method's own settings."""
+    """The method's own settings, and which method: SpiralThinker or a baseline.
 
-    stages: Literal["both", "explicit", "implicit"] = "both"  # explicit: stage 1 alone; implicit: stage 2 alone
-    latents: int = 5  # N, tokens of a latent step
+        spiral       stage 1 (explicit), then stage 2 (implicit)
+        explicit     chain-of-thought fine-tuning: stage 1 alone
+        answer_only  fine-tuning on the answers, without any step
+        pause        stage 2 alone from the base model, without iterations and without alignment
+        coconut      arXiv 2412.06769: stage 1, then a curriculum of stages in which the first 1, 2, ... steps become
+                     one latent step in front, its tokens written one at a time, without adapter and alignment
+        codi         arXiv 2502.21074: all steps become one latent step in front, its tokens written one at a time
+                     through the adapter; the explicit version is trained beside it and is its teacher
+
+    Departures of the baselines from their papers: 1. The model writes `<bol>` itself, as the first token of its
+    response; cross-entropy is on it. 2. Coconut's last stage drops all steps that are left, and so needs no stage
+    behind it. 3. CODI's projection is our latent adapter; its states are aligned at `<eol>` with those at the last
+    `<eot>` (CODI: at the token before the answer in both), with the same rule as ours; tokens of both versions are
+    averaged each by itself, with equal weights.
+    """
+
+    name: Method = "spiral"
+    stages: Literal["both", "explicit", "implicit"] = "both"  # of spiral, coconut; explicit: stage 1 alone
+    latents: int = 5  # N, tokens of a latent step; coconut: for each step that it stands for
     iterations: int = 5  # K; 0 with alignment false is a pause-token model
     parity: Literal["odd", "even"] = "odd"  # inferred: which steps become latent
     schedule: Literal["sequential", "simultaneous"] = "sequential"  # which latent steps are refined together
@@ -63,17 +83,33 @@ class MethodSettings:
     alpha: float = 1.0  # how much more a later iteration counts; inferred
     distance: Literal["smooth_l1", "l1"] = "smooth_l1"  # inferred
     teacher: Literal["live", "frozen"] = "live"  # inferred: whose states of the explicit version are the target
+    curriculum: int = 3  # coconut: latent stages, among which training's steps or epochs are divided
     prompt_template: str = "{question}"
     answer_template: str = ANSWER_TEMPLATE
     nonfinite: Literal["stop", "skip"] = "stop"  # at a step whose loss or gradient is not finite
 
     def __post_init__(self) -> None:
+        if self.stages != "both" and self.name not in ("spiral", "coconut"):
+            raise SettingsError(f"stages = {self.stages!r}: expected both, since {self.name} has one stage only")
+        if self.curriculum < 1:
+            raise SettingsError(f"curriculum = {self.curriculum}: expected at least 1")
+        if self.name == "codi" and self.teacher == "frozen":
+            raise SettingsError("teacher = 'frozen': expected live, since codi trains its teacher")
         if not self.align_weight >= 0:
             raise SettingsError(f"align_weight = {self.align_weight}: expected a number of at least 0")
         if self.cross_entropy == "every" and self.schedule == "sequential":
             raise SettingsError(
                 "cross_entropy = 'every': expected last, or schedule simultaneous (a finished step is read once)"
             )
+
+    @property
+    def aligns(self) -> bool:
+        return self.alignment and self.name in ("spiral", "codi")
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether the explicit version is trained beside the implicit one."""
+        return self.name == "codi"
 
 
 @dataclass
@@ -99,20 +135,26 @@ class Settings:
         except SettingsError as error:
             raise SettingsError(f"method.{error}") from error
 
-    def latent_settings(self) -> LatentSettings:
-        """What the model is made with, and saved with."""
+    def latent_settings(self, stage: int | None = None) -> LatentSettings:
+        """What the model is made with, and saved with. stage: of Coconut's curriculum, from 1; None for the last."""
         method = self.method
+        in_front = method.name in ("coconut", "codi")
+        last = stage is None or stage == method.curriculum
+        steps = 1 if method.name != "coconut" else method.curriculum if stage is None else stage
         return LatentSettings(
             annotation=Annotation(
                 parity=method.parity,
-                latents=method.latents,
+                placement="front" if in_front else "alternating",
+                replaced=None if last else stage,
+                latents=method.latents * steps,
                 label_markers=method.label_markers,
                 prompt_template=method.prompt_template,
                 answer_template=method.answer_template,
                 chat_template=self.model.chat_template,
             ),
-            iterations=method.iterations,
-            schedule=method.schedule,
+            iterations=0 if in_front or method.name == "pause" else method.iterations,
+            schedule="autoregressive" if in_front else method.schedule,
             shift=method.shift,
             adapter_width=method.adapter_width,
+            feedback="state" if method.name == "coconut" else "adapter",
         )

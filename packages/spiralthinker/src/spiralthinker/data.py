@@ -48,7 +48,7 @@ class TrainingData:
     source: str
     answer_only: int
 
-    def rows(self, model: SpiralThinkerModel, *, implicit: bool) -> list[Row]:
+    def rows(self, model: SpiralThinkerModel, *, implicit: bool, trains_teacher: bool = False) -> list[Row]:
         """What a stage trains on.
 
         Raises:
@@ -56,7 +56,9 @@ class TrainingData:
         """
         annotation = model.settings.annotation
         rows = [
-            implicit_row(annotation, example, model.markers) if implicit else explicit_row(example, model.markers)
+            implicit_row(annotation, example, model.markers, trains_teacher=trains_teacher)
+            if implicit
+            else explicit_row(example, model.markers)
             for example in self.examples
         ]
         if implicit and not any(row["bols"] for row in rows):

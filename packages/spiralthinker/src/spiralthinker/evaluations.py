@@ -1,15 +1,40 @@
-"""The evaluations between and behind the stages, and while a stage trains."""
+"""The evaluations between and behind the stages, while a stage trains, and of the verb `evaluate`."""
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ._common import EvaluationResult, LoadedBenchmark, evaluate, load_benchmark, model_fingerprint
+from ._common import EvaluationResult, LoadedBenchmark, evaluate, load_benchmark, model_fingerprint, ranks
 from .arguments import trains_in_bfloat16
 from .config import Settings
 from .generation import LatentGenerator
 from .model import SpiralThinkerModel
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation with what it cost, so that "no extra tokens" is not mistaken for "no extra compute".
+
+    responses: made in this call, on all ranks; without those that an earlier one left in the file
+    token_passes: of these, real tokens summed over the readings, prompts included; latent_tokens: those among the
+    response's tokens that are `<latent>`; seconds: of the clock
+    """
+
+    result: EvaluationResult
+    responses: int
+    token_passes: int
+    latent_tokens: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """With the costs of a response, None where none was made."""
+        costs = {"token_passes": self.token_passes, "latent_tokens": self.latent_tokens, "seconds": self.seconds}
+        each = {name: value / self.responses if self.responses else None for name, value in costs.items()}
+        return {**self.result.to_dict(), "responses": self.responses, "cost_of_a_response": each}
 
 
 def load_evaluations(settings: Settings) -> list[LoadedBenchmark]:
@@ -30,12 +55,16 @@ def evaluate_latent(
     grader: str = "default",
     output: Path | None = None,
     progress: Callable[..., None] | None = None,
-) -> EvaluationResult:
+) -> Measured:
     """The base's evaluation of a SpiralThinker model. Answers are not scored: scoring takes no latent steps."""
     model = generator.model
     annotation = model.settings.annotation
     how = f"N={annotation.latents} K={generator.iterations} {generator.decoding}"
-    return evaluate(
+    if generator.intervene is not None:
+        how += f" {generator.intervene}"
+    before = (generator.responses, generator.token_passes, generator.latent_tokens)
+    began = time.perf_counter()
+    result = evaluate(
         None,
         model.tokenizer,
         benchmark,
@@ -53,6 +82,9 @@ def evaluate_latent(
         output=output,
         progress=progress,
     )
+    after = (generator.responses, generator.token_passes, generator.latent_tokens)
+    responses, token_passes, latent_tokens = (ranks.total(new - old) for new, old in zip(after, before, strict=True))
+    return Measured(result, responses, token_passes, latent_tokens, seconds=time.perf_counter() - began)
 
 
 def evaluate_one(
@@ -61,7 +93,7 @@ def evaluate_one(
     settings: Settings,
     output: Path | None = None,
     progress: Callable[..., None] | None = None,
-) -> EvaluationResult:
+) -> Measured:
     """Greedy, as the settings say."""
     generator = LatentGenerator(
         model,

@@ -5,13 +5,15 @@ or has ended; then all waiting rows take their latent step together: N latents a
 times, and the next token is chosen at `<eol>`. What a row does not take part in is masked in it, and positions count
 real tokens: responses do not depend on the batch beyond the rounding of the logits.
 
-Two decodings, after the two schedules of `iteration`; each equals the training of its name:
+Two decodings, after two schedules of `iteration`; each equals the training of its name:
 
     sequential     a finished latent step is never read again: one cache, in which each iteration replaces the last
                    N + 1 columns.
     simultaneous   at iteration k a latent step sees the earlier ones at iteration k. So there are K + 1 levels, each
                    with keys and values of its own from the first latent on, side by side in the batch dimension. Text
                    is read on all levels at once, a latent step level by level; the last level chooses the tokens.
+
+The autoregressive decoding, of the baselines, reads a latent step's tokens one at a time, each once.
 
 `<latent>` and `<eol>` are the runtime's to write: in text they are never chosen.
 """
@@ -38,7 +40,7 @@ from ._common import (
     stream_seed,
     token_budget_batches,
 )
-from .iteration import Past, Reading, Schedule
+from .iteration import SCHEDULES, Past, Reading, Schedule
 from .model import Reader, SpiralThinkerModel
 
 if TYPE_CHECKING:
@@ -47,8 +49,9 @@ if TYPE_CHECKING:
 # B rows, P columns of the prompts, S new columns, T columns so far, N latents, D hidden size, V vocabulary. With levels
 # the rows of embeddings, keys and values are levels * B, level by level.
 
-# What a control or a picture does with the input embeddings (B, N, D) of a latent step at iteration 1..K; (B,): which
-# responses they belong to, None for rows that take no part.
+# What a control or a picture does with the input embeddings (B, N, D) of a latent step at iteration 1..K, or with those
+# of its N tokens one by one, (B, 1, D) at 1..N, in autoregressive decoding; (B,): which responses they belong to, None
+# for rows that take no part.
 Intervention = Callable[[Tensor, int, Sequence["Response | None"]], Tensor]
 
 
@@ -73,7 +76,7 @@ class LatentGenerator:
         model: its settings give N, and K and the decoding unless told otherwise.
         max_new_tokens: of a response, latent steps included.
         iterations: K at test time.
-        decoding: sequential or simultaneous.
+        decoding: the schedule; sequential and simultaneous can be exchanged for each other.
         max_tokens_per_batch: rows times the longest prompt and response.
         seed: sampled tokens follow from it, the prompt's key and the number of the sample: see the base's `Generator`.
         intervene: changes the latents, for controls; see `Intervention`.
@@ -103,8 +106,12 @@ class LatentGenerator:
         if self.iterations < 0:
             raise SettingsError(f"iterations = {iterations!r}: must be at least 0")
         self.decoding: Schedule = model.settings.schedule if decoding is None else decoding
-        if self.decoding not in ("sequential", "simultaneous"):
-            raise SettingsError(f"decoding = {decoding!r}: must be sequential or simultaneous")
+        if self.decoding not in SCHEDULES:
+            raise SettingsError(f"decoding = {decoding!r}: must be one of {', '.join(SCHEDULES)}")
+        if (self.decoding == "autoregressive") != (model.settings.schedule == "autoregressive"):
+            raise SettingsError(f"decoding = {decoding!r}: this model was trained {model.settings.schedule}")
+        if self.decoding == "autoregressive" and self.iterations > 0:
+            raise SettingsError(f"iterations = {self.iterations}: an autoregressive model has none, must be 0")
         self.model = model
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
@@ -113,7 +120,8 @@ class LatentGenerator:
         self.max_tokens_per_batch = max_tokens_per_batch
         self.seed = seed
         self.intervene = intervene
-        self.token_passes = 0  # of all responses so far: real tokens, summed over the readings
+        # Of all responses so far; a token pass is one real token in one reading.
+        self.responses = self.token_passes = self.latent_tokens = 0
 
     @property
     def context(self) -> int | None:
@@ -163,6 +171,8 @@ class LatentGenerator:
                 together = [responses[place] for place in batch]
                 self._run(together)
                 for response in together:
+                    self.responses += 1
+                    self.latent_tokens += response.token_ids.count(self.model.markers.latent)
                     made = generation(self.model.tokenizer, response.token_ids, truncated=response.truncated)
                     finished[response.index][response.sample] = made
                 whole = list(dict.fromkeys(r.index for r in together if len(finished[r.index]) == samples))
@@ -282,6 +292,8 @@ class _State:
             if waiting:
                 response.token_ids += block[1:]
                 response.waits = False
+        if self.generator.decoding == "autoregressive":
+            return self._one_at_a_time(embeds_BSD, mask_BT)
         if self.generator.decoding == "sequential" or self.generator.iterations == 0:
             return self._one_cache(embeds_BSD, mask_BT)
         return self._levels(embeds_BSD, mask_BT)
@@ -295,6 +307,15 @@ class _State:
             states_BSD = torch.cat([whole.states_BSD[:, :1], reading.states_BSD], dim=1)
         self.past = reading.past
         return self.head(states_BSD[:, -1])
+
+    def _one_at_a_time(self, embeds_BSD: Tensor, mask_BT: Tensor) -> Tensor:
+        reading = self._read(embeds_BSD[:, :1], mask_BT, self.past)
+        for place in range(1, self.latents + 1):
+            latent_B1D = self.model.refine(reading.states_BSD[:, -1:]).to(embeds_BSD.dtype)
+            reading = self._read(self._intervened(latent_B1D, place), mask_BT, reading.past)
+        reading = self._read(embeds_BSD[:, -1:], mask_BT, reading.past)
+        self.past = reading.past
+        return self.head(reading.states_BSD[:, -1])
 
     def _levels(self, embeds_BSD: Tensor, mask_BT: Tensor) -> Tensor:
         levels, rows = self.generator.iterations + 1, len(self.responses)
@@ -324,10 +345,13 @@ class _State:
         """Input embeddings of latents and `<eol>`, (B, N + 1, D), from the states at `<bol>`, latents and `<eol>`."""
         first = 1 - self.shift
         latents_BND = self.model.refine(states_BSD[:, first : first + self.latents]).to(embeds_BSD.dtype)
-        if self.generator.intervene is not None:
-            takers = [r if chosen else None for r, chosen in zip(self.responses, self.chosen, strict=True)]
-            latents_BND = self.generator.intervene(latents_BND, iteration, takers)
-        return torch.cat([latents_BND, embeds_BSD[:, -1:]], dim=1)
+        return torch.cat([self._intervened(latents_BND, iteration), embeds_BSD[:, -1:]], dim=1)
+
+    def _intervened(self, latents_BND: Tensor, iteration: int) -> Tensor:
+        if self.generator.intervene is None:
+            return latents_BND
+        takers = [r if chosen else None for r, chosen in zip(self.responses, self.chosen, strict=True)]
+        return self.generator.intervene(latents_BND, iteration, takers)
 
     def _embed(self, ids: Sequence[Sequence[int]]) -> Tensor:
         return self.model.embed(torch.tensor(ids, device=self.model.device))

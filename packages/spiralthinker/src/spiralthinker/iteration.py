@@ -16,6 +16,11 @@ Two schedules, which differ only in which latent steps are refined together:
     simultaneous   all at once: at iteration k step 2 sees step 1 as it is at iteration k. Each iteration reads from the
                    first latent to the last `<eol>`.
 
+A third one is that of the baselines Coconut (arXiv 2412.06769) and CODI (arXiv 2502.21074):
+
+    autoregressive  one latent after the other, each read once: its input embedding is what the last layer had at the
+                    token before it. There are no iterations, K = 0.
+
 Nothing before the first of the latents that are refined is read again: its keys and values serve every iteration, and
 gradients flow through them. Nothing behind the last `<eol>` is read before iteration K.
 
@@ -40,7 +45,8 @@ from torch.nn.functional import silu
 
 # B rows, T columns of the whole, S columns of a reading, N latents, C kept columns, L layers, D hidden size, A adapter
 
-Schedule = Literal["sequential", "simultaneous"]
+Schedule = Literal["sequential", "simultaneous", "autoregressive"]
+SCHEDULES: tuple[Schedule, ...] = ("sequential", "simultaneous", "autoregressive")
 
 
 class LatentAdapter(nn.Module):
@@ -136,6 +142,8 @@ def iterate(
         refine: g.
         latents, iterations: N and K.
     """
+    if schedule == "autoregressive":
+        return _one_at_a_time(read, embeds_BTD, blocks, refine, latents=latents, through=through_iterations)
     assert not every_reading or schedule == "simultaneous", "a step that is at K has no earlier iteration to read on"
     together = [[bol] for bol in blocks]
     if blocks and (schedule == "simultaneous" or iterations == 0):
@@ -178,3 +186,36 @@ def iterate(
         done.append(read(embeds_BTD[:, begin:], past, final=True).states_BSD)
     readings.append(torch.cat(done, dim=1))
     return Iterated(tuple(readings), torch.cat(eols, dim=3) if eols else None, prefix)
+
+
+def _one_at_a_time(
+    read: Read,
+    embeds_BTD: Tensor,
+    blocks: Sequence[int],
+    refine: Callable[[Tensor], Tensor],
+    *,
+    latents: int,
+    through: bool,
+) -> Iterated:
+    """The autoregressive schedule: N + 1 readings a latent step, its `<eol>` read with what follows."""
+    done: list[Tensor] = []
+    eols: list[Tensor] = []
+    prefix = past = None
+    begin = 0
+    for end in [*(bol + 1 for bol in blocks), embeds_BTD.shape[1]]:
+        final = end == embeds_BTD.shape[1]
+        reading = read(embeds_BTD[:, begin:end], past, keep=[0] if past is not None else [], final=final)
+        if past is not None:
+            eols.append(reading.kept_LBCD)
+        done.append(reading.states_BSD)
+        past, begin = reading.past, end
+        if final:
+            break
+        if prefix is None:
+            prefix = past.upto(end - 1)
+        for _ in range(latents):
+            state = reading.states_BSD[:, -1:]
+            reading = read(refine(state if through else state.detach()).to(embeds_BTD.dtype), past)
+            done.append(reading.states_BSD)
+            past, begin = reading.past, begin + 1
+    return Iterated((torch.cat(done, dim=1),), torch.cat(eols, dim=2)[None] if eols else None, prefix)

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import torch
@@ -52,7 +52,7 @@ from ._common import (
 )
 from .annotation import IGNORED, Annotation, Markers, add_markers, marker_ids
 from .columns import Batch
-from .iteration import Iterated, LatentAdapter, Past, Reading, Schedule, iterate
+from .iteration import SCHEDULES, Iterated, LatentAdapter, Past, Reading, Schedule, iterate
 
 if TYPE_CHECKING:
     from ._common import sections
@@ -70,7 +70,8 @@ FORMAT = 1
 class LatentSettings:
     """What a model was trained with, and decodes with unless told otherwise.
 
-    iterations: K; schedule, shift: see `iteration`; adapter_width: A, None for the hidden size
+    iterations: K; schedule, shift: see `iteration`; adapter_width: A, None for the hidden size; feedback: what becomes
+    of the last layer's states before they are input embeddings again: the latent adapter's output, or nothing (state)
     """
 
     annotation: Annotation = dataclasses.field(default_factory=Annotation)
@@ -78,12 +79,17 @@ class LatentSettings:
     schedule: Schedule = "sequential"
     shift: int = 0
     adapter_width: int | None = None
+    feedback: Literal["adapter", "state"] = "adapter"
 
     def __post_init__(self) -> None:
         if self.iterations < 0:
             raise SettingsError(f"iterations = {self.iterations}: expected at least 0")
-        if self.schedule not in ("sequential", "simultaneous"):
-            raise SettingsError(f"schedule = {self.schedule!r}: expected sequential or simultaneous")
+        if self.schedule not in SCHEDULES:
+            raise SettingsError(f"schedule = {self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
+        if self.schedule == "autoregressive" and self.iterations > 0:
+            raise SettingsError(f"iterations = {self.iterations}: expected 0, the autoregressive schedule has none")
+        if self.feedback not in ("adapter", "state"):
+            raise SettingsError(f"feedback = {self.feedback!r}: expected adapter or state")
         if self.shift not in (0, 1):
             raise SettingsError(f"shift = {self.shift}: expected 0 or 1")
         if self.adapter_width is not None and self.adapter_width < 1:
@@ -259,8 +265,14 @@ class SpiralThinkerModel(nn.Module):
         return torch.where(is_marker_BSM.any(-1, keepdim=True), markers_BSD, embeds_BSD)
 
     def refine(self, states_BND: Tensor) -> Tensor:
-        """The next input embeddings of latents, g of the last layer's states."""
-        return self.parts.adapter(states_BND)
+        """The next input embeddings of latents: g of the last layer's states; with feedback `state`, these states."""
+        return states_BND if self.settings.feedback == "state" else self.parts.adapter(states_BND)
+
+    @property
+    def uses_adapter(self) -> bool:
+        """Whether any reading goes through the latent adapter."""
+        settings = self.settings
+        return settings.feedback == "adapter" and (settings.iterations > 0 or settings.schedule == "autoregressive")
 
     def head(self) -> Callable[[Tensor], Tensor]:
         """The function from the last layer's states to logits, (N, D) to (N, V).
@@ -334,14 +346,27 @@ class SpiralThinkerModel(nn.Module):
             ((L, U, D), token passes), latent steps in row-major order of `has_block`.
         """
         shared = int(batch["bols"][0])
-        mask_BT = torch.cat([batch["mask"][:, :shared], batch["explicit_mask"]], dim=1)
-        read = self.reader(mask_BT)
+        read = self.reader(torch.cat([batch["mask"][:, :shared], batch["explicit_mask"]], dim=1))
         if prefix is None:
             prefix = read(self.embed(batch["input_ids"][:, :shared]), None).past
-        explicit = range(mask_BT.shape[1] - shared)
-        kept_LBED = read(self.embed(batch["explicit_ids"]), prefix.detach(), keep=explicit).kept_LBCD
+        eot_LUD, _ = self._read_explicit(read, batch, prefix.detach())
+        return eot_LUD, read.token_passes
+
+    def explicit_version(self, batch: Batch, prefix: Past) -> tuple[Tensor, Tensor, int]:
+        """The same with gradients, which flow into the prefix too; for a teacher that is trained beside the student.
+
+        Returns:
+            (h_eot, (L, U, D); the last layer's states behind the prefix, (B, E, D); token passes)
+        """
+        read = self.reader(torch.cat([batch["mask"][:, : prefix.length], batch["explicit_mask"]], dim=1))
+        eot_LUD, states_BED = self._read_explicit(read, batch, prefix)
+        return eot_LUD, states_BED, read.token_passes
+
+    def _read_explicit(self, read: Reader, batch: Batch, prefix: Past) -> tuple[Tensor, Tensor]:
+        explicit = range(batch["explicit_ids"].shape[1])
+        reading = read(self.embed(batch["explicit_ids"]), prefix, keep=explicit)
         rows_U, rounds_U = batch["has_block"].nonzero(as_tuple=True)
-        return kept_LBED[:, rows_U, batch["eots"][rows_U, rounds_U]], read.token_passes
+        return reading.kept_LBCD[:, rows_U, batch["eots"][rows_U, rounds_U]], reading.states_BSD
 
     def nll(self, states_BTD: Tensor, batch: Batch, *, chunks: int | None = None) -> Tensor:
         """The negative log-likelihood, in nats, of all target tokens of the batch together.

@@ -9,6 +9,7 @@ from ._common import memory, to_yaml
 from .arguments import checked_arguments, deepspeed_settings, planned_steps, trains_in_bfloat16
 from .config import Settings
 from .data import latent_steps, training_data
+from .model import LatentSettings
 from .train import Run
 from .trainer import Stage
 
@@ -35,16 +36,19 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
     trained = "" if trainable == total else f", of which {trainable / 1e6:.1f} M are trained"
     say(f"model: {settings.model.name_or_path} with markers and adapter, {total / 1e6:.1f} M parameters{trained}")
     say(f"data: {len(data.examples)} problems from {data.source}; {data.answer_only} have no steps, their answer alone")
-    for stage in run.stages:
-        rows = data.rows(model, implicit=stage == "implicit")
-        arguments = run.arguments(stage)
+    for part in run.parts:
+        stage = part.stage
+        model.settings = part.settings
+        data = training_data(model, run.problems)
+        rows = run.rows(model, data, stage)
+        arguments = run.arguments(part)
         micro_batch = arguments.per_device_train_batch_size
         per_step = micro_batch * arguments.gradient_accumulation_steps * ranks
         tokens = sum(len(row["input_ids"]) for row in rows)
         steps = latent_steps(rows)
-        iterated = settings.method.iterations * (settings.method.latents + 1) * steps
+        iterated = part.settings.iterations * (part.settings.annotation.latents + 1) * steps
         longest = max(len(row["input_ids"]) for row in rows)
-        say(f"{stage} stage: {planned_steps(arguments, len(rows), ranks=ranks)} steps of {per_step} examples")
+        say(f"{part.name} stage: {planned_steps(arguments, len(rows), ranks=ranks)} steps of {per_step} examples")
         say(f"  tokens: {tokens / len(rows):.0f} an example, {longest} the longest")
         if steps:
             say(
@@ -59,7 +63,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         blocks = max(len(row["bols"]) for row in rows)
         job = memory.Job(
             micro_batch=micro_batch,
-            tokens=longest + settings.method.iterations * blocks * (settings.method.latents + 1),
+            tokens=longest + part.settings.iterations * blocks * (part.settings.annotation.latents + 1),
             accumulation=arguments.gradient_accumulation_steps,
             ranks=ranks,
             zero=None if deepspeed is None else deepspeed.get("zero_optimization", {}).get("stage", 0),
@@ -72,21 +76,28 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         for line in memory.estimate(shape, job).lines():
             say(f"    {line}")
         if stage == "implicit":
-            say(f"    {kept_prefixes(shape, settings, micro_batch, blocks, longest)}")
+            say(f"    {kept_prefixes(shape, settings, part.settings, micro_batch, blocks, longest)}")
     say(f"output: {output} (not made: dry run)")
 
 
-def kept_prefixes(shape: memory.ModelShape, settings: Settings, micro_batch: int, blocks: int, longest: int) -> str:
+def kept_prefixes(
+    shape: memory.ModelShape,
+    settings: Settings,
+    latent: LatentSettings,
+    micro_batch: int,
+    blocks: int,
+    longest: int,
+) -> str:
     """What attention keeps for its backward pass: a copy of all keys and values for each reading of a latent step."""
-    copies = settings.method.iterations * blocks
+    copies = blocks * (latent.annotation.latents if latent.schedule == "autoregressive" else latent.iterations)
     item = 2 if trains_in_bfloat16(settings) else 4
     size = copies * 2 * shape.layers * micro_batch * longest * shape.kv_heads * shape.head_dim * item
     return (
-        f"besides, at most {size / memory.GIB:.2f} GiB for keys and values: {copies} readings (K x latent steps) x "
+        f"besides, at most {size / memory.GIB:.2f} GiB for keys and values: {copies} readings (of latent steps) x "
         f"{shape.layers} layers x {micro_batch} rows x {longest} positions x 2 x {shape.kv_heads * shape.head_dim} x "
         f"{item} B"
     )
 
 
 def _has_frozen_teacher(settings: Settings, stage: Stage) -> bool:
-    return stage == "implicit" and settings.method.alignment and settings.method.teacher == "frozen"
+    return stage == "implicit" and settings.method.aligns and settings.method.teacher == "frozen"

@@ -8,7 +8,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from ._common import UserError, load_tokenizer
-from .annotation import IGNORED, Annotation, Example, Markers, Tokens, add_markers, explicit, marker_ids
+from .annotation import IGNORED, Annotation, Block, Example, Markers, Tokens, add_markers, explicit, marker_ids
 from .config import Settings
 from .data import load_problems
 from .model import SETTINGS_FILE
@@ -30,13 +30,17 @@ def preview(
     """The tokens of both versions: "explicit" and "implicit"."""
     stands_for = {}
     for block in annotation.blocks(example):
-        step = example.steps[block.step - 1]
         for place in range(block.bol, block.bol + annotation.latents + 2):
-            stands_for[place] = f"step {step.number}: {step.text}"
+            stands_for[place] = stands_for_text(example, block)
     return {
         "explicit": _tokens(tokenizer, explicit(example, markers), {}),
         "implicit": _tokens(tokenizer, annotation.implicit(example, markers), stands_for),
     }
+
+
+def stands_for_text(example: Example, block: Block) -> str:
+    """The text steps that a latent step stands for."""
+    return "; ".join(f"step {step.number}: {step.text}" for step in example.steps[block.first - 1 : block.step])
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, stands_for: dict[int, str]) -> list[PreviewToken]:

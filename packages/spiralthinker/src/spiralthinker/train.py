@@ -2,17 +2,19 @@
 
     OUTPUT/            the run: settings, results, report, and the last stage's checkpoints, metrics and model
     OUTPUT/stage1/     where both stages run: checkpoints, metrics and model of the first
+    OUTPUT/latent1/    and so on: those of the latent stages of Coconut's curriculum, but for the last
 
-Stage 2 starts from the model folder that stage 1 wrote, adapters merged. So a run that is gone on with finds out by
-looking at it whether stage 1 is done, and each stage alone starts from the same files as both together.
+Each stage starts from the model folder that the one before it wrote, adapters merged. So a run that is gone on with
+finds out by looking at them which stages are done, and each stage alone starts from the same files as all together.
 
-On several ranks every rank runs this file from top to bottom; what one does for all stands in `ranks.on_main`.
+On several ranks every rank runs this file from top to bottom; what one does for all (write) stands in `ranks.on_main`.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from ._common import (
     BestWeights,
-    EvaluationResult,
     LoadedBenchmark,
     PhaseCallback,
     RunFolder,
@@ -47,19 +48,35 @@ from ._common import (
 )
 from .arguments import training_arguments, weights_dtype
 from .callbacks import EngineCheck, MetricsCallback, ValidationCallback
+from .columns import Row
 from .config import Settings
-from .data import hold_out, latent_steps, load_problems, training_data
-from .evaluations import evaluate_one, load_evaluations
-from .model import SETTINGS_FILE, SpiralThinkerModel
-from .report import write_run_report
+from .data import TrainingData, hold_out, latent_steps, load_problems, training_data
+from .evaluations import Measured, evaluate_one, load_evaluations
+from .model import SETTINGS_FILE, LatentSettings, SpiralThinkerModel
+from .report import cost_table, write_run_report
 from .trainer import SpiralThinkerTrainer, Stage
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """What a stage leaves behind beside its model; evaluations are on rank 0 alone."""
+class Part:
+    """One training of a run.
 
+    name: of its results; shares: among how many parts the steps, or epochs, of its section are divided
+    """
+
+    name: str
     stage: Stage
+    path: Path
+    settings: LatentSettings
+    shares: int = 1
+    evaluated: bool = True
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves behind beside its model. token_passes: real tokens in one reading, as far as logged."""
+
+    stage: str
     steps: int
     exported_step: int
     seconds: float
@@ -67,13 +84,18 @@ class StageResult:
     answer_only: int
     latent_steps: int
     history: list[dict[str, Any]]
-    evaluations: dict[str, EvaluationResult]
+    evaluations: dict[str, Measured]
+
+    @property
+    def token_passes(self) -> int:
+        return int(sum(row.get("token_passes", 0) for row in self.history))
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "steps": self.steps,
             "exported_step": self.exported_step,
             "training_seconds": round(self.seconds, 1),
+            "token_passes": self.token_passes,
             "training_examples": self.examples,
             "answer_only": self.answer_only,
             "latent_steps": self.latent_steps,
@@ -104,12 +126,8 @@ def train(
     run.begin()
     began = time.perf_counter()
     results: list[StageResult] = []
-    if settings.method.stages == "both":
-        first = run.output / "stage1"
-        results += run.stage("explicit", first, run.first_model)
-        results += run.stage("implicit", run.output, lambda: run.model_of(first / "model"))
-    else:
-        results += run.stage(settings.method.stages, run.output, run.first_model)
+    for before, part in zip([None, *run.parts], run.parts, strict=False):
+        results += run.stage(part, before)
     if not ranks.is_main():
         return {}
     found = {
@@ -126,7 +144,7 @@ def train(
 
 
 class Run:
-    """What both stages share."""
+    """What the stages share."""
 
     def __init__(self, settings: Settings, output: Path, seed: int, resume: str, allow_changes: bool) -> None:
         self.settings = settings
@@ -135,17 +153,19 @@ class Run:
         self.resume = resume
         self.allow_changes = allow_changes
 
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return ("explicit", "implicit") if self.settings.method.stages == "both" else (self.settings.method.stages,)
+        self.parts = parts_of(settings, output)
 
-    def arguments(self, stage: Stage) -> TrainingArguments:
-        path = self.output / "stage1" if len(self.stages) == 2 and stage == "explicit" else self.output
-        return training_arguments(self.settings, RunFolder(path).checkpoints, stage)
+    def arguments(self, part: Part) -> TrainingArguments:
+        arguments = training_arguments(self.settings, RunFolder(part.path).checkpoints, part.stage)
+        if part.shares > 1:
+            if arguments.max_steps > 0:
+                arguments.max_steps = math.ceil(arguments.max_steps / part.shares)
+            arguments.num_train_epochs /= part.shares
+        return arguments
 
     def begin(self) -> None:
         """Joins the other ranks, and checks what can be checked before a model is loaded."""
-        arguments = [self.arguments(stage) for stage in self.stages]
+        arguments = [self.arguments(part) for part in self.parts]
         join(self.settings.launch, arguments[0])
         ranks.on_main(self._check_folder, "check the run folder")
         self.load()
@@ -154,6 +174,9 @@ class Run:
         """The data."""
         settings = self.settings
         self.problems = load_problems(settings.data)
+        if settings.method.name == "answer_only":
+            without = tuple(replace(problem, steps=()) for problem in self.problems.problems)
+            self.problems = replace(self.problems, problems=without)
         self.validation: LoadedBenchmark | None = None
         if settings.evaluation.every_steps is not None:
             count, held_seed = settings.evaluation.validation_limit, settings.data.seed
@@ -176,40 +199,54 @@ class Run:
         """What the first stage of the run starts from: a plain model, or one of ours."""
         unset_hf_deepspeed_config()
         name, revision = self.settings.model.name_or_path, self.settings.model.revision
+        settings = self.parts[0].settings
         if (Path(name) / SETTINGS_FILE).is_file():
-            return self.model_of(Path(name))
+            return self.model_of(Path(name), settings)
         set_seed(self.seed)  # the markers' embeddings and the adapters begin with random weights
         return SpiralThinkerModel.from_base(
             load_policy(name, revision=revision, dtype=weights_dtype(self.settings)),
             load_tokenizer(name, revision=revision),
-            self.settings.latent_settings(),
+            settings,
             lora=self.settings.model.lora,
         )
 
-    def model_of(self, folder: Path) -> SpiralThinkerModel:
+    def model_of(self, folder: Path, settings: LatentSettings) -> SpiralThinkerModel:
         """A saved model, with the settings of this run."""
         unset_hf_deepspeed_config()
         set_seed(self.seed)
         model = SpiralThinkerModel.from_pretrained(
             folder, dtype=weights_dtype(self.settings), lora=self.settings.model.lora
         )
-        model.settings = self.settings.latent_settings()
+        model.settings = settings
         return model
 
     # ------------------------------------------------------------------------------------------------ a stage
 
-    def stage(self, stage: Stage, path: Path, start: Callable[[], SpiralThinkerModel]) -> list[StageResult]:
-        """Trains a stage, writes its model and evaluates it; nothing if an earlier part of the run did so."""
-        settings, folder = self.settings, RunFolder(path)
-        if path != self.output and ranks.from_main(folder.model.is_dir(), f"whether the {stage} stage is done"):
+    def start(self, before: Part | None, settings: LatentSettings) -> SpiralThinkerModel:
+        return self.first_model() if before is None else self.model_of(before.path / "model", settings)
+
+    def rows(self, model: SpiralThinkerModel, data: TrainingData, stage: Stage) -> list[Row]:
+        return data.rows(model, implicit=stage == "implicit", trains_teacher=self.settings.method.trains_teacher)
+
+    def stage(self, part: Part, before: Part | None) -> list[StageResult]:
+        """Trains a stage, writes its model and evaluates it; nothing if an earlier call for the run did so.
+
+        before: the stage that it goes on from
+        """
+        settings, folder, stage = self.settings, RunFolder(part.path), part.stage
+        if part.path != self.output and ranks.from_main(folder.model.is_dir(), f"whether stage {part.name} is done"):
             return []
+
+        def start() -> SpiralThinkerModel:
+            return self.start(before, part.settings)
+
         model = start()
         data = training_data(model, self.problems)
-        # Those of both stages: what only the second could not use is said before the first is trained.
-        rows = {each: data.rows(model, implicit=each == "implicit") for each in self.stages}[stage]
-        frozen = stage == "implicit" and settings.method.alignment and settings.method.teacher == "frozen"
+        # Those of both kinds: what only a later stage could not use is said before the first is trained.
+        rows = {each: self.rows(model, data, each) for each in {each.stage for each in self.parts}}[stage]
+        frozen = stage == "implicit" and settings.method.aligns and settings.method.teacher == "frozen"
         teacher = start().eval().requires_grad_(False) if frozen else None
-        arguments = self.arguments(stage)
+        arguments = self.arguments(part)
         if teacher is not None:
             teacher.to(arguments.device)
         point = choose_together(folder.checkpoints, self.resume)
@@ -239,7 +276,7 @@ class Run:
         trainer.add_callback(PhaseCallback())
         best = BestWeights(folder.file("best.safetensors"), history)
         began = time.perf_counter()
-        with progress_bar(f"{stage} stage") as update:
+        with progress_bar(f"stage {part.name}") as update:
             metrics = MetricsCallback(folder, update, history)
             trainer.add_callback(metrics)
             if self.validation is not None:
@@ -249,12 +286,15 @@ class Run:
         keep_best = settings.evaluation.export == "best" and ranks.from_main(best.step, "step to export") > 0
         exported = export(trainer, folder.model, best=best if keep_best else None, rebuild=start)
         evaluations = {}
-        if exported is not None and settings.evaluation.at_end:
-            evaluations = self._evaluate(exported, folder)
-        ranks.barrier(f"evaluate the {stage} stage")
+        if settings.evaluation.at_end and part.evaluated:
+            # Rank 0 has the model that was written; the others read it, in the precision that it has there.
+            dtype = "" if exported is None else str(exported.causal.dtype).removeprefix("torch.")
+            dtype = ranks.from_main(dtype, "precision")
+            trained = SpiralThinkerModel.from_pretrained(folder.model, dtype=dtype) if exported is None else exported
+            evaluations = self._evaluate(trained.to(arguments.device), folder)
         return [
             StageResult(
-                stage=stage,
+                stage=part.name,
                 steps=trainer.state.global_step,
                 exported_step=best.step if keep_best else trainer.state.global_step,
                 seconds=seconds,
@@ -273,13 +313,42 @@ class Run:
             own.write_config(to_yaml(self.settings))
             own.write_environment()
 
-    def _evaluate(self, model: SpiralThinkerModel, folder: RunFolder) -> dict[str, EvaluationResult]:
+    def _evaluate(self, model: SpiralThinkerModel, folder: RunFolder) -> dict[str, Measured]:
         results = {}
         for benchmark in self.benchmarks:
             output = folder.file(f"evaluation/{benchmark.name}/generations.jsonl")
             with progress_bar(benchmark.name) as update:
                 results[benchmark.name] = evaluate_one(model, benchmark, self.settings, output, update)
         return results
+
+
+def parts_of(settings: Settings, output: Path) -> list[Part]:
+    """The trainings of a run, in order; the last one's folder is the run's own."""
+    method = settings.method
+    final = settings.latent_settings()
+    one_stage: dict[str, Stage] = {"explicit": "explicit", "answer_only": "explicit"}
+    if method.name not in ("spiral", "coconut"):
+        stage = one_stage.get(method.name, "implicit")
+        return [Part(stage, stage, output, final)]
+    latent = [Part("implicit", "implicit", output, final)]
+    if method.name == "coconut":
+        count = method.curriculum
+        latent = [
+            Part(
+                "implicit" if number == count else f"implicit {number}",
+                "implicit",
+                output if number == count else output / f"latent{number}",
+                settings.latent_settings(number),
+                shares=count,
+                evaluated=number == count,
+            )
+            for number in range(1, count + 1)
+        ]
+    if method.stages == "implicit":
+        return latent
+    alone = method.stages == "explicit"
+    first = Part("explicit", "explicit", output if alone else output / "stage1", final)
+    return [first] if alone else [first, *latent]
 
 
 def export(
@@ -313,7 +382,8 @@ def export(
 def _print_results(results: list[StageResult], folder: RunFolder, console: Console) -> None:
     rows = [(evaluation, result.stage) for result in results for evaluation in result.evaluations.values()]
     if rows:
-        console.print(terminal_table(rows))
+        console.print(terminal_table([(measured.result, name) for measured, name in rows]))
+        console.print(cost_table(rows))
     for result in results:
         if result.answer_only:
             console.print(

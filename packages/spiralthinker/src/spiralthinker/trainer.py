@@ -2,6 +2,7 @@
 
     stage 1 (explicit)   cross-entropy on the explicit versions
     stage 2 (implicit)   cross-entropy on the implicit versions + lambda * sum_k v_k align^(k)
+    CODI                 the same, + cross-entropy on the explicit versions, which are then read with gradient
 
 Each term is divided by its own units in the whole batch of an optimiser step (see the base's `SupervisedTrainer`), and
 sigma, the deviation of the teacher's states, is taken over the whole batch: the loss does not depend on how that is
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from ._common import SupervisedTrainer, call_through, ranks
 from .alignment import alignment, deviation, iteration_weights, moments
+from .annotation import IGNORED
 from .columns import Batch, lay_out, with_rounds
 from .config import MethodSettings
-from .iteration import Past
+from .deferred import deferred_weights
+from .iteration import Iterated, Past
 from .model import SpiralThinkerModel, needed_chunks
 
 if TYPE_CHECKING:
@@ -61,9 +64,10 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         self.method = method
         self.stage = stage
         self.iterations = spiral.settings.iterations
-        self.aligns = stage == "implicit" and method.alignment
+        self.aligns = stage == "implicit" and method.aligns
+        self.trains_teacher = stage == "implicit" and method.trains_teacher
         self._teacher = teacher
-        spiral.parts.adapter.requires_grad_(stage == "implicit" and self.iterations > 0)
+        spiral.parts.adapter.requires_grad_(stage == "implicit" and spiral.uses_adapter)
         if stage == "implicit" and args.activation_checkpointing:
             spiral.checkpoint_segments = True
             args.activation_checkpointing = False
@@ -79,7 +83,11 @@ class SpiralThinkerTrainer(SupervisedTrainer):
 
     def count_units(self, batch: Batch) -> dict[str, int]:
         units = super().count_units(batch)
-        return {**units, "latent_steps": int(batch["has_block"].sum())} if self.aligns else units
+        if self.trains_teacher:
+            units["explicit_tokens"] = int((batch["explicit_labels"] != IGNORED).sum())
+        if self.aligns:
+            units["latent_steps"] = int(batch["has_block"].sum())
+        return units
 
     def get_batch_samples(  # type: ignore[override]  # as the base's
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -120,6 +128,12 @@ class SpiralThinkerTrainer(SupervisedTrainer):
 
     def loss_sums(self, model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
         assert model is self.spiral.base
+        if self.spiral.checkpoint_segments:
+            return self._loss_sums(batch)
+        with deferred_weights(model.get_decoder()):  # without the head, whose chunks are computed again
+            return self._loss_sums(batch)
+
+    def _loss_sums(self, batch: Batch) -> dict[str, Tensor]:
         iterated, passes = self.spiral(
             batch,
             through_iterations=self.method.through_iterations,
@@ -131,22 +145,48 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         counts = float(batch["counts"])
         self._note("cross_entropy", nll.detach() * counts, units["target_tokens"] * counts)
         self._note("token_passes", float(passes), 0.0)
-        if not self.aligns:
-            return {"target_tokens": nll}
+        sums = {"target_tokens": nll}
+        if not (self.aligns or self.trains_teacher):
+            return sums
         assert iterated.eol_KLBCD is not None and iterated.prefix is not None
-        teacher_LUD, sigma_L = self._target(batch, iterated.prefix)
+        taught_LUD = None
+        if self.trains_teacher:
+            taught_LUD, sums["explicit_tokens"] = self._teach(batch, iterated, units["explicit_tokens"])
+        if not self.aligns:
+            return sums
+        teacher_LUD, sigma_L = self._target(batch, iterated.prefix, taught_LUD)
         student_KLUD = iterated.eol_KLBCD[1 if self.iterations else 0 :, :, batch["has_block"]]
         weights_K = iteration_weights(self.iterations, self.method.alpha)
         aligned = alignment(student_KLUD, teacher_LUD, sigma_L, weights_K, distance=self.method.distance).sum()
         self._note("alignment", aligned.detach() * counts, units["latent_steps"] * counts)
-        return {"target_tokens": nll, "latent_steps": self.method.align_weight * aligned}
+        return {**sums, "latent_steps": self.method.align_weight * aligned}
 
-    def _target(self, batch: Batch, prefix: Past) -> tuple[Tensor, Tensor]:
-        """The teacher's states, (L, U, D), and sigma, (L,)."""
+    def _teach(self, batch: Batch, iterated: Iterated, targets: int) -> tuple[Tensor, Tensor]:
+        """(h_eot, (L, U, D); the negative log-likelihood of the explicit versions' target tokens)."""
+        assert iterated.prefix is not None
+        shared = iterated.prefix.length
+        teacher_LUD, states_BED, passes = self.spiral.explicit_version(batch, iterated.prefix)
+        self._note("token_passes", float(passes), 0.0)
+        # The token before the first target is the prompt's last, which is the student's too.
+        of_prompt = torch.full_like(batch["labels"][:, :shared], IGNORED)
+        whole = {
+            "mask": torch.cat([batch["mask"][:, :shared], batch["explicit_mask"]], dim=1),
+            "labels": torch.cat([of_prompt, batch["explicit_labels"]], dim=1),
+        }
+        states_BTD = torch.cat([iterated.readings[-1][:, :shared], states_BED], dim=1)
+        nll = self.spiral.nll(states_BTD, whole, chunks=ranks.largest(needed_chunks(targets)))
+        self._note("explicit_cross_entropy", nll.detach() * float(batch["counts"]), targets * float(batch["counts"]))
+        return teacher_LUD, nll
+
+    def _target(self, batch: Batch, prefix: Past, taught_LUD: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The teacher's states, (L, U, D), and sigma, (L,). taught_LUD: the states, if they are known already."""
         if "teacher_LUD" in batch:
             return batch["teacher_LUD"], batch["sigma_L"]
-        teacher_LUD, passes = self.spiral.teacher_states(batch, prefix)
-        self._note("token_passes", float(passes), 0.0)
+        if taught_LUD is None:
+            teacher_LUD, passes = self.spiral.teacher_states(batch, prefix)
+            self._note("token_passes", float(passes), 0.0)
+        else:
+            teacher_LUD = taught_LUD.detach()
         return teacher_LUD, deviation(self.accelerator.reduce(moments(teacher_LUD) * batch["counts"], "sum"))
 
     # ------------------------------------------------------------------------------------------------ the log
@@ -158,7 +198,8 @@ class SpiralThinkerTrainer(SupervisedTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the two terms, each by its unit, and `token_passes`: real tokens in one reading, teacher included."""
         if "loss" in logs:
-            names = ["cross_entropy", *(["alignment"] if self.aligns else []), "token_passes"]
+            taught = ["explicit_cross_entropy"] if self.trains_teacher else []
+            names = ["cross_entropy", *taught, *(["alignment"] if self.aligns else []), "token_passes"]
             own = torch.stack([self._seen.get(name, torch.zeros(2, dtype=torch.float64)) for name in names])
             for name, (total, units) in zip(
                 names, self.accelerator.reduce(own.to(self.args.device), "sum").tolist(), strict=True
