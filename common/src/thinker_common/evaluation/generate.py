@@ -23,7 +23,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from ..errors import SettingsError, UserError
 from ..likelihood.batching import token_budget_batches
 from ..likelihood.logprobs import evaluation_mode
-from .in_flight import InFlight, can_change_rows
+from .in_flight import InFlight, RoomyCache, can_change_rows
 from .sampling import sampling_processors, stream_seed
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class Generator:
         """Rows before their first token; those with the same prompt share the pass over it."""
         prompts = list(dict.fromkeys(row.prompt for row in rows))
         ids_BT, mask_BT = self._padded(prompts, "left")
-        cache = DynamicCache()
+        cache = RoomyCache()
         self._call(ids_BT, mask_BT, new_tokens=1, cache=cache)
         cache.crop(-1)  # every row goes through its last token again, each with its own noise
         flight = InFlight(ids_BT, mask_BT, cache)

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+ROOM = 32  # columns
 
 
 def can_change_rows(cache: object) -> bool:
@@ -29,6 +32,44 @@ def can_change_rows(cache: object) -> bool:
     return type(cache) is DynamicCache and all(
         type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     )
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer that has room for further columns: a token is written behind the others, which stay where they are.
+
+    `DynamicLayer` copies all keys and values at every token.
+    """
+
+    _room: tuple[Tensor, Tensor] | None = None
+    _filled: Tensor | None = None  # the part of the room that holds the keys; whoever sets others leaves the room
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if self._room is None or self.keys is not self._filled or after > self._room[0].shape[-2]:
+            self._room = (_with_room(self.keys, key_states, before), _with_room(self.values, value_states, before))
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, before:after] = new
+        self.keys, self.values = (room[:, :, :after] for room in self._room)
+        self._filled = self.keys
+        return self.keys, self.values
+
+
+class RoomyCache(DynamicCache):
+    """A `DynamicCache` of such layers."""
+
+    def __init__(self) -> None:
+        Cache.__init__(self, layer_class_to_replicate=RoomyLayer)
+
+
+def _with_room(old: Tensor | None, new: Tensor, columns: int) -> Tensor:
+    room = new.new_empty((*new.shape[:2], columns + new.shape[2] + ROOM, new.shape[3]))
+    if columns:
+        assert old is not None
+        room[:, :, :columns] = old
+    return room
 
 
 @dataclass(slots=True)
