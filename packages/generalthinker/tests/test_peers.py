@@ -125,7 +125,7 @@ def test_binary_without_credit_is_trls_grpo(
     torch.testing.assert_close(batch["advantages"][real], expanded[real].to(batch["advantages"].dtype))
     assert batch["advantages"][0, 0] > 0 > batch["advantages"][1, 0]
     their_gradient = gradient(theirs, theirs._compute_loss(theirs.model, their_batch))
-    # Llama's norms compute in float32 whatever the weights are, and rows are batched differently here.
+    # Llama's norms and rotary tables are in float32 whatever the weights are, and the two pad differently.
     assert (our_gradient - their_gradient).norm() <= 1e-5 * their_gradient.norm()
     assert their_gradient.norm() > 0
 

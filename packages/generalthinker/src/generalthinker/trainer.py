@@ -550,12 +550,12 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
                     wanted_BK=response_RK,
                     temperature=self.temperature,
                 )
-            together = together or [torch.zeros(shape, device=self.accelerator.device) for _ in parts]
+            together = together or [part.new_zeros(shape) for part in parts]
             counts_R = response_RK.sum(dim=1, keepdim=True)
             places_RT = torch.arange(shape[1], device=ids_RL.device) < counts_R
             for whole_BT, part_RK in zip(together, parts, strict=True):
                 rows_RT = whole_BT[rows]
-                rows_RT[places_RT] = part_RK[response_RK].to(whole_BT.dtype)
+                rows_RT[places_RT] = part_RK[response_RK]
                 whole_BT[rows] = rows_RT
         return together
 
