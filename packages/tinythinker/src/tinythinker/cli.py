@@ -17,6 +17,7 @@ from ._common import (
 )
 from ._version import __version__
 from .evaluate_cli import evaluate_command
+from .inspect_cli import inspect_command
 
 app = new_app(
     "tinythinker",
@@ -136,6 +137,7 @@ def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:
 
 
 app.command("evaluate")(evaluate_command)
+app.command("inspect")(inspect_command)
 app.add_typer(data_cli.app, name="data")
 app.add_typer(recipes_app(__package__, "tinythinker", example="embedded"), name="recipes")
 add_doctor(app, ["tinythinker", "thinker-common"])

@@ -131,9 +131,8 @@ def evaluate_command(
         if dry_run:
             for one in sets:
                 chains = len(one.questions) * (samples if answer == "self_consistency" else 1)
-                typer.echo(
-                    f"{one.name}, {one.split}: {len(one.questions)} questions, {chains} chains, {ranks} processes"
-                )
+                what = f"{len(one.questions)} questions, {chains} chains, {ranks} processes"
+                typer.echo(f"{one.name}, {one.split}: {what}")
             return
         _evaluate(model, sets, folder, answer, samples, temperature, top_k, seed, dtype, revision, compare, as_json)
 

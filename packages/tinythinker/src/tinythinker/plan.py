@@ -57,11 +57,11 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
     _say_phase(settings, method.acquisition, student, longest, 1, ranks, say)
     if method.iterations:
         reflection = method.reflection
+        length = f"{reflection.max_steps} steps" if reflection.max_steps else f"{reflection.num_train_epochs:g} epochs"
         questions_drawn = min(len(material.questions), reflection.limit or len(material.questions))
         say(
-            f"phase 2: {method.iterations} iterations, each {reflection.samples} chains of {questions_drawn} questions in "
-            f"each of two passes, then {reflection.max_steps or f'{reflection.num_train_epochs:g} epochs of'} "
-            f"{'steps of' if reflection.max_steps else 'batches of'} {reflection.batch_size} pairs"
+            f"phase 2: {method.iterations} iterations, each with {reflection.samples} chains of {questions_drawn} "
+            f"questions in each of two passes, then {length} of {reflection.batch_size} pairs a step"
         )
         most = longest_pair(settings, student, material)
         _say_phase(settings, reflection, student, most, 2, ranks, say)

@@ -61,22 +61,16 @@ def load_material(settings: Settings) -> Material:
     if not all(chosen.values()):
         raise DataError(f"{source}: there are no rows of {next(stage for stage, own in chosen.items() if not own)}")
     questions = list({row.question.id: row.question for own in chosen.values() for row in own}.values())
-    evaluation, data = settings.evaluation, replace(settings.data, limit=None)
+    evaluation, data = settings.evaluation, replace(settings.data, limit=None, seed=0)
     validation = None
     if evaluation.validation_limit:
         validation = load_questions(replace(data, split="valid", limit=evaluation.validation_limit))
     tests: list[QuestionSet] = []
     if evaluation.at_end:
-        other = {"split": evaluation.split, "limit": evaluation.limit}
-        if evaluation.benchmarks is None:
-            tests = [load_questions(replace(data, **other))]
-        else:
-            tests = [
-                load_questions(
-                    DataSettings(benchmark=name, data_dir=data.data_dir, split_seed=data.split_seed, **other)
-                )  # type: ignore[arg-type]
-                for name in dict.fromkeys(evaluation.benchmarks)
-            ]
+        tested = [data]
+        if evaluation.benchmarks is not None:
+            tested = [replace(data, benchmark=name, train_file=None, columns={}) for name in evaluation.benchmarks]
+        tests = [load_questions(replace(one, split=evaluation.split, limit=evaluation.limit)) for one in tested]
     return Material(source, chosen, questions, recalls, validation, tests)
 
 

@@ -119,7 +119,7 @@ def fixed_recalls(
     for one in sorted(answered, key=lambda one: not one.chain.right):  # stable: draws keep their order
         if plain(one.chain.knowledge):
             found[one.chain.question.id].setdefault(plain(one.chain.knowledge), one.chain.knowledge)
-    return {name: list(texts.values())[:count] or [None] for name, texts in found.items()}
+    return {name: [*list(texts.values())[:count]] or [None] for name, texts in found.items()}
 
 
 def pass_statistics(answered: Sequence[Answered]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from ._common import (
     Comparison,
@@ -38,8 +39,8 @@ CURVES: dict[str, tuple[tuple[str, ...], str]] = {
     "Gradient norm": (("grad_norm",), ""),
 }
 PAIR_COLUMNS = (
-    "iteration", "questions", "chains right %", "all right", "all wrong", "recall pairs", "from teacher", "analyze pairs",
-    "steps",
+    "iteration", "questions", "chains right %", "all right", "all wrong", "recall pairs", "from teacher",
+    "analyze pairs", "steps",
 )  # fmt: skip
 SHOWN_CHAINS = 5
 
@@ -67,7 +68,7 @@ def terminal_table(rows: Sequence[tuple[EvaluationResult, str]]) -> TerminalTabl
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:3] else "right")
     for result, student in rows:
-        table.add_row(*(printable(cell) for cell in cells(result, student)))
+        table.add_row(*(Text(printable(cell)) for cell in cells(result, student)))
     return table
 
 

@@ -31,7 +31,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from ._common import (
     BestWeights,
-    DataError,
     EngineCheck,
     EvaluationResult,
     MetricsLog,
@@ -221,10 +220,16 @@ class Run:
             )
         found = {**reflected.statistics, "sampling_seconds": round(time.perf_counter() - began, 1)}
         if not reflected.pairs:
-            raise DataError(
-                f"{folder.path.name}: no pair of a right and a wrong chain among {found['questions']} questions; draw "
-                "more (method.reflection.samples), at a higher temperature, or from more questions"
-            )
+            if ranks.is_main():
+                print(
+                    f"{folder.path.name}: no pair of a right and a wrong chain among {found['questions']} questions: "
+                    "the student stays as it is. Draw more of them (method.reflection.samples), or at a higher "
+                    "temperature",
+                    file=sys.stderr,
+                )
+            ranks.on_main(lambda: _copy_folder(previous, folder.model), "copy the student")
+            nothing = {"steps": 0, "exported_step": 0, "training_seconds": 0.0, "resumed_at": None}
+            return {**found, **nothing, **self._evaluated(folder, arguments.device)}
         rows = [
             {
                 "prompt_ids": student.prompt_ids(pair.prompt()),
@@ -307,22 +312,24 @@ class Run:
         )
         ranks.on_main(lambda: write_form(folder.model, student.form), "describe the student")
         ranks.on_main(lambda: best.path.unlink(missing_ok=True), "remove the best weights")
-        device = trainer.args.device
-        del trainer
+        return {
+            "steps": steps,
+            "exported_step": best.step if keep_best else steps,
+            "training_seconds": round(seconds, 1),
+            "resumed_at": began_at or None,
+            **self._evaluated(folder, trainer.args.device),
+        }
+
+    def _evaluated(self, folder: RunFolder, device: torch.device) -> dict[str, Any]:
+        """Validation and tests of the student that a phase has written, as it will be loaded again."""
+        settings = self.settings
         trained = student_of(folder.model, replace(settings, model=replace(settings.model, lora=None)), self.seed)
         trained.model.to(device)
         validation = None
         if self.material.validation is not None:
             result = validate(trained, self.material.validation, settings)
             validation = {**validation_row(result), "n": result.n}
-        return {
-            "steps": steps,
-            "exported_step": best.step if keep_best else steps,
-            "training_seconds": round(seconds, 1),
-            "resumed_at": began_at or None,
-            "validation": validation,
-            "tests": self._test(trained, folder),
-        }
+        return {"validation": validation, "tests": self._test(trained, folder)}
 
     def _test(self, student: Student, folder: RunFolder) -> dict[str, Any]:
         evaluation, found = self.settings.evaluation, {}
@@ -359,12 +366,7 @@ class Run:
 
     def export(self) -> None:
         """Copies the model of the best phase to the run's; it appears whole or not at all."""
-        target = RunFolder(self.output).model
-        partial = target.with_name(".model.partial")
-        for folder in (target, partial):
-            shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self.output / self.best_phase() / "model", partial)
-        partial.rename(target)
+        _copy_folder(self.output / self.best_phase() / "model", RunFolder(self.output).model)
 
     def test_results(self) -> dict[str, dict[str, EvaluationResult]]:
         """Phase -> "benchmark-answering" -> its figures."""
@@ -388,6 +390,15 @@ class Run:
             ]
             for name in self.done
         }
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """In the place of what an earlier part of the run left there; the copy appears whole or not at all."""
+    partial = target.with_name(f".{target.name}.partial")
+    for folder in (target, partial):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, partial)
+    partial.rename(target)
 
 
 class _Progress:

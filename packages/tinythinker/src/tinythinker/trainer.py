@@ -121,6 +121,7 @@ class AcquisitionTrainer(_StudentTrainer):
 
     def get_train_dataloader(self) -> EpochLoader:
         args = self.args
+        rows: list[Any] = [{**row, "stage": name} for row, name in zip(self._rows, self._stage_of, strict=True)]
         batches = StageBatches(
             self._order.sizes,
             [len(row["prompt_ids"]) + len(row["target_ids"]) for row in self._rows],
@@ -132,9 +133,7 @@ class AcquisitionTrainer(_StudentTrainer):
             ranks=args.world_size,
             seed=args.seed,
         )
-        return self.loader(
-            [{**row, "stage": name} for row, name in zip(self._rows, self._stage_of, strict=True)], batches
-        )
+        return self.loader(rows, batches)
 
     def collate(self, rows: Sequence[Any]) -> Batch:
         batch = collate(
