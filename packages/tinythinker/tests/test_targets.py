@@ -113,7 +113,9 @@ def losses(taught):
 
 
 def norm_in_float64(self, hidden_states):
-    return self.weight * hidden_states * torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+    return (
+        self.weight * hidden_states * torch.rsqrt(hidden_states.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

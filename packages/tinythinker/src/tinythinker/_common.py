@@ -59,6 +59,7 @@ _LAZY = {
     "check_arguments": "training.settings:check_arguments",
     "check_comparable": "evaluation.comparison:check_comparable",
     "check_engine": "distributed.engine:check_engine",
+    "check_saving": "training.dependable:check_saving",
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
     "compare_suite": "evaluation.suite:compare_suite",
@@ -161,6 +162,7 @@ if TYPE_CHECKING:
     from thinker_common.training.best import BestWeights as BestWeights
     from thinker_common.training.callbacks import EngineCheck as EngineCheck
     from thinker_common.training.callbacks import MetricsLog as MetricsLog
+    from thinker_common.training.dependable import check_saving as check_saving
     from thinker_common.training.dependable import choose_together as choose_together
     from thinker_common.training.engine_arguments import deepspeed_settings as deepspeed_settings
     from thinker_common.training.engine_arguments import trains_in_bfloat16 as trains_in_bfloat16

@@ -9,7 +9,15 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from ._common import SettingsError, check_arguments, deepspeed_settings, in_rank, trains_in_bfloat16, use_cpu
+from ._common import (
+    SettingsError,
+    check_arguments,
+    check_saving,
+    deepspeed_settings,
+    in_rank,
+    trains_in_bfloat16,
+    use_cpu,
+)
 from .config import MANAGED_ARGUMENTS, AcquisitionSettings, ReflectionSettings, Settings
 
 Phase = AcquisitionSettings | ReflectionSettings
@@ -30,7 +38,7 @@ def training_arguments(settings: Settings, phase: Phase, checkpoints: Path, *, s
     except (ValueError, RuntimeError, ImportError) as error:
         raise SettingsError(f"training.report_to = {checked['report_to']!r}: {error}") from error
     try:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(checkpoints),
             use_cpu=use_cpu(settings.launch),
             # Outside a rank (a dry run) transformers would compare it with one process.
@@ -45,6 +53,8 @@ def training_arguments(settings: Settings, phase: Phase, checkpoints: Path, *, s
         )
     except ValueError as error:
         raise SettingsError(f"training: {error}") from error
+    check_saving(arguments)
+    return arguments
 
 
 def checked_arguments(settings: Settings, phase: Phase, *, ranks: int) -> dict[str, Any]:

@@ -61,6 +61,7 @@ from .trainer import AcquisitionTrainer, PreferenceTrainer, with_reference
 
 ACQUISITION = "acquisition"
 DONE = "phase.json"
+BEST = "best.safetensors"
 
 
 def train(
@@ -166,7 +167,9 @@ class Run:
 
             def finish() -> None:
                 write_atomic(marker, json.dumps(found, indent=2) + "\n")
+                # What the phase was gone on with from: of use until its marker is there, and of none behind that.
                 shutil.rmtree(folder.checkpoints, ignore_errors=True)
+                folder.file(BEST).unlink(missing_ok=True)
 
             ranks.on_main(finish, f"finish {name}")
         assert found is not None
@@ -288,7 +291,7 @@ class Run:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(EngineCheck(trainer, settings.launch))
         trainer.add_callback(PhaseCallback())
-        best = BestWeights(folder.file("best.safetensors"), history)
+        best = BestWeights(folder.file(BEST), history)
         began = time.perf_counter()
         with progress_bar(name) as update:
             log = MetricsLog(folder, update, history, _status)
@@ -311,7 +314,6 @@ class Run:
             rebuild=lambda: rebuild().model,
         )
         ranks.on_main(lambda: write_form(folder.model, student.form), "describe the student")
-        ranks.on_main(lambda: best.path.unlink(missing_ok=True), "remove the best weights")
         return {
             "steps": steps,
             "exported_step": best.step if keep_best else steps,
@@ -389,6 +391,7 @@ class Run:
                 for line in (self.output / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             ]
             for name in self.done
+            if (self.output / name / "metrics.jsonl").exists()  # not of an iteration without pairs
         }
 
 
