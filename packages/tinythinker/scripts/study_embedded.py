@@ -96,7 +96,7 @@ def summary(output: Path, cells: list[str], seeds: list[int]) -> str:
 
 def _pairs(results: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
     lines = [
-        "| cell | iteration | seeds | right %, recall pass | analyze pass | recall pairs | by teacher | analyze pairs |",
+        "| cell | iteration | seeds | right %, recall pass | analyze pass | recalls | by teacher | analyses |",
         "|---|---|---|---|---|---|---|---|",
     ]
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
