@@ -1,4 +1,4 @@
-"""The commands that README and the page on data print: each runs as printed, save for those that ask an endpoint."""
+"""The commands that README and the page on data print run as printed, save for those that ask an endpoint or train."""
 
 import json
 import os
@@ -23,6 +23,16 @@ def asks_an_endpoint(command):
     return command.startswith("data teach") and "teacher.kind" not in command and "--dry-run" not in command
 
 
+def quickly(command):
+    """What takes a trained student takes the embedded one, and few questions; what trains is planned."""
+    command = command.replace("runs/embedded/model", "embedded")
+    if command.startswith("evaluate"):
+        return f"{command} --limit 1 --samples 2"
+    if command.startswith("inspect"):
+        return f"{command} --samples 1"
+    return f"{command} --dry-run" if command == "train" else command
+
+
 @pytest.mark.parametrize("path", [README, PAGE], ids=["README", "page"])
 def test_the_commands_run_as_printed(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -35,7 +45,9 @@ def test_the_commands_run_as_printed(path, tmp_path, monkeypatch, capsys):
     for command in commands(path):
         if asks_an_endpoint(command) or (" DIR " in command and not data):
             continue
-        arguments = [data if argument == "DIR" else argument for argument in shlex.split(command)]
+        if "csqa-t5-base" in command:  # a student that is on the hub
+            continue
+        arguments = [data if argument == "DIR" else argument for argument in shlex.split(quickly(command))]
         with pytest.raises(SystemExit) as caught:
             _common.run(cli.app, arguments)
         assert caught.value.code == 0, (command, capsys.readouterr().err)
