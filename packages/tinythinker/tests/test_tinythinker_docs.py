@@ -7,8 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tiny_run import saved_student
+from tiny_students import LENGTHS
 
 from tinythinker import _common, cli
+from tinythinker.student import Form, write_form
 
 HOUSE = Path(__file__).parents[3]
 README = HOUSE / "packages/tinythinker/README.md"
@@ -24,8 +27,7 @@ def asks_an_endpoint(command):
 
 
 def quickly(command):
-    """What takes a trained student takes the embedded one, and few questions; what trains is planned."""
-    command = command.replace("runs/embedded/model", "embedded")
+    """What takes a trained student takes a tiny one, and few questions; what trains is planned."""
     if command.startswith("evaluate"):
         return f"{command} --limit 1 --samples 2"
     if command.startswith("inspect"):
@@ -41,6 +43,9 @@ def test_the_commands_run_as_printed(path, tmp_path, monkeypatch, capsys):
     Path("mine.jsonl").write_text(json.dumps(question) + "\n")
     Path("recorded.jsonl").write_text(json.dumps({**reply, "reply": reply["reply"].replace("...", "x")}) + "\n")
     data = os.environ.get("THINKER_DATA_DIR")
+    trained = Path("runs/embedded/model")
+    saved_student(trained)
+    write_form(trained, Form(chat_template="none", generation=LENGTHS))
     ran = 0
     for command in commands(path):
         if asks_an_endpoint(command) or (" DIR " in command and not data):
