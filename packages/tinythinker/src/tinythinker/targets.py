@@ -31,7 +31,6 @@ from ._common import (
 )
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
 Batch = dict[str, Tensor]
@@ -84,9 +83,10 @@ def collate(
     }
 
 
-def target_logprobs(model: PreTrainedModel | PeftModel, batch: Mapping[str, Tensor]) -> Tensor:
+def target_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """Log-probability, in nats, of each target token, in the place that it has in `targets`; 0 elsewhere.
 
+    model: plain, or with PEFT adapters
     batch: of `collate`; on several ranks all call this together
     """
     mask_BT = batch["target_mask"]
