@@ -20,7 +20,7 @@ def test_help_names_the_verbs(capsys):
     code, text, _ = ended(capsys, "--help")
     assert code == 0
     verbs = {line.split()[0] for line in text.partition("Commands:\n")[2].splitlines()}
-    assert {"data", "doctor"} <= verbs
+    assert {"train", "evaluate", "inspect", "data", "recipes", "doctor"} <= verbs
     _, text, _ = ended(capsys, "data", "--help")
     assert {"split", "teach", "build", "preview"} <= set(text.partition("Commands:\n")[2].split())
 
@@ -29,6 +29,36 @@ def test_help_names_the_verbs(capsys):
 def test_each_verb_of_data_has_examples(capsys, verb):
     code, text, _ = ended(capsys, "data", verb, "--help")
     assert code == 0 and f"tinythinker data {verb} " in text.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "inspect"])
+def test_each_verb_has_examples(capsys, verb):
+    code, text, _ = ended(capsys, verb, "--help")
+    assert code == 0 and f"tinythinker {verb} " in text.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "embedded"], "name what to evaluate on"),
+        (["evaluate", "embedded", "--benchmark", "facts", "--file", "x"], "exclude each other"),
+        (["evaluate", "embedded", "--benchmark", "facts", "--column", "a=b"], "--column is for --file"),
+        (["evaluate", "embedded", "--benchmark", "facts", "--temperature", "0"], "expected a number above 0"),
+        (
+            ["evaluate", "embedded", "--benchmark", "facts", "--compare", "nowhere"],
+            "no folder of a finished evaluation",
+        ),
+        (["evaluate", "embedded", "--benchmark", "chains"], "its questions have no options"),
+        (["evaluate", "./nowhere", "--benchmark", "facts", "--limit", "2"], "there is no such folder"),
+        (["train", "--resume", "runs/x/checkpoint-3"], "expected auto or never"),
+        (["train", "--recipe", "embeded"], "did you mean 'embedded'"),
+    ],
+)
+def test_mistakes_end_with_code_2_and_one_line(capsys, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ended(capsys, *arguments)
+    assert code == 2 and message in err and "Traceback" not in err and not out
+    assert not list(tmp_path.iterdir()), "nothing half-written stays behind"
 
 
 def test_version_and_doctor(capsys):

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import SettingsError, UserError
 from ..likelihood.batching import token_budget_batches
+from ..likelihood.encoder_decoder import EncodedPrompts, encode_prompts
 from ..likelihood.logprobs import evaluation_mode
 from .in_flight import InFlight, RoomyCache, can_change_rows
 from .sampling import sampling_processors, stream_seed
@@ -236,8 +238,17 @@ class Generator:
         lengths = [len(row.prompt) + self.max_new_tokens for row in rows]
         for batch in token_budget_batches(lengths, self.max_tokens_per_batch):
             together = [rows[index] for index in batch]
-            ids_BT, mask_BT = self._padded([row.prompt for row in together], side)
-            output = self._call(ids_BT, mask_BT, new_tokens=self.max_new_tokens, rows=together)
+            # What an encoder reads is read once for all rows with that prompt; their decoders go on from it.
+            distinct = list(dict.fromkeys(row.prompt for row in together))
+            prompts = distinct if self._encoder_decoder else [row.prompt for row in together]
+            ids_BT, mask_BT = self._padded(prompts, side)
+            encoded = None
+            if self._encoder_decoder:
+                position = {prompt: index for index, prompt in enumerate(distinct)}
+                prompts_B = torch.tensor([position[row.prompt] for row in together], device=ids_BT.device)
+                with torch.no_grad():
+                    encoded = encode_prompts(self.model, ids_BT, mask_BT).select(prompts_B)
+            output = self._call(ids_BT, mask_BT, new_tokens=self.max_new_tokens, rows=together, encoded=encoded)
             self._take(together, output.sequences[:, 1 if self._encoder_decoder else ids_BT.shape[1] :])
             yield together
 
@@ -299,8 +310,12 @@ class Generator:
         new_tokens: int,
         rows: Sequence[_Row] = (),
         cache: DynamicCache | None = None,
+        encoded: EncodedPrompts | None = None,
     ) -> Any:
-        """One call of `generate`, for up to `new_tokens` tokens; the tokens are of use where `rows` are given."""
+        """One call of `generate`, for up to `new_tokens` tokens; the tokens are of use where `rows` are given.
+
+        encoded: a row for each of `rows`, in the place of the ids and their mask
+        """
         config = copy.copy(self._config)
         config.max_new_tokens = new_tokens
         inputs: dict[str, Any] = {
@@ -311,6 +326,10 @@ class Generator:
             # and they have prompts of their own, or none.
             "synced_gpus": False,
         }
+        if encoded is not None:
+            del inputs["input_ids"]
+            inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=encoded.states_PSD)
+            inputs["attention_mask"] = encoded.mask_PS
         if cache is not None:
             inputs["past_key_values"] = cache
         if rows and self.temperature > 0:

@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 FILLER = -1  # in place of an example's number: a row that counts for nothing
 
 
-class MicroBatches(Sampler[list[int]]):
+class EpochBatches(Sampler[list[int]]):
+    """Micro-batches whose order is another one in each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        raise NotImplementedError
+
+
+class MicroBatches(EpochBatches):
     """The micro-batches of one rank: numbers of examples, or `[FILLER]` where there are none left for it.
 
     An epoch is a seeded permutation of the examples, cut into batches of `micro_batch_size * accumulation * ranks`.
@@ -73,5 +80,5 @@ class EpochLoader(DataLoader[Any]):
     """A DataLoader that passes the epoch on to its batch sampler, as transformers' Trainer asks of a loader."""
 
     def set_epoch(self, epoch: int) -> None:
-        assert isinstance(self.batch_sampler, MicroBatches)
+        assert isinstance(self.batch_sampler, EpochBatches)
         self.batch_sampler.set_epoch(epoch)

@@ -29,7 +29,7 @@ from ..errors import DataError, SettingsError
 from ..likelihood.forward import call_through
 from ..likelihood.head import Head, in_one_call
 from ..likelihood.logprobs import CHUNK_TOKENS, causal_inputs, log_softmax, predicting_states
-from .batches import EpochLoader, MicroBatches, WithFillers
+from .batches import EpochBatches, EpochLoader, MicroBatches, WithFillers
 from .dependable import DependableMixin, check_head
 from .nonfinite import NonFinite
 from .resume import RunIdentity
@@ -73,7 +73,7 @@ class SupervisedTrainer(DependableMixin):
         allow_changes: bool = False,
         nonfinite: NonFinite = "stop",
     ) -> None:
-        check_rows(rows)
+        self.check_rows(rows)
         if args.n_gpu > 1:
             raise SettingsError(f"{args.n_gpu} GPUs in one process: start one process per GPU with --gpus {args.n_gpu}")
         self._rows = rows
@@ -90,6 +90,10 @@ class SupervisedTrainer(DependableMixin):
         )
 
     # ------------------------------------------------------------------------------------------------ what to override
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        """DataError on rows that cannot be trained on. Asked before anything else is set up."""
+        check_rows(rows)
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """The tensors of a forward pass: `input_ids`, `attention_mask` and `labels`, each (B, T)."""
@@ -119,8 +123,13 @@ class SupervisedTrainer(DependableMixin):
             ranks=args.world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
         )
+        return self.loader(self._rows, batches)
+
+    def loader(self, rows: Sequence[Row], batches: EpochBatches) -> EpochLoader:
+        """Loads the rows that `batches` names; what `collate` makes of them gets `counts`, whether they count."""
+        args = self.args
         return EpochLoader(
-            WithFillers(self._rows),
+            WithFillers(rows),
             batch_sampler=batches,
             collate_fn=self._collate_counted,
             num_workers=args.dataloader_num_workers,

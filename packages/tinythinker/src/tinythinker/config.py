@@ -2,10 +2,10 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ._common import SettingsError
+from ._common import SettingsError, sections
 
 # ----------------------------------------------------------------------------------------------------------------- data
 
@@ -130,6 +130,40 @@ class PreparationSettings:
 
 # --------------------------------------------------------------------------------------------------------------- method
 
+# Arguments of transformers' TrainingArguments that have another home here, or that would contradict the method.
+MANAGED_ARGUMENTS = {
+    "output_dir": "--output",
+    "learning_rate": "method.acquisition.learning_rate and method.reflection.learning_rate",
+    "num_train_epochs": "method.acquisition.num_train_epochs and method.reflection.num_train_epochs",
+    "max_steps": "method.acquisition.max_steps and method.reflection.max_steps",
+    "lr_scheduler_type": "method.acquisition.lr_scheduler_type and method.reflection.lr_scheduler_type",
+    "warmup_steps": "method.acquisition.warmup_share and method.reflection.warmup_share",
+    "gradient_accumulation_steps": "training.per_device_train_batch_size (what it does not hold is accumulated)",
+    "eval_strategy": "method.acquisition.evaluate_every",
+    "do_eval": "method.acquisition.evaluate_every",
+    "gradient_checkpointing": "training.activation_checkpointing, its name in transformers 5",
+    "gradient_checkpointing_kwargs": "training.activation_checkpointing_kwargs",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "remove_unused_columns": "the recipe as it is (the trainer needs all its columns)",
+    "label_smoothing_factor": "the recipe as it is (the loss is the method's)",
+    "resume_from_checkpoint": "--resume",
+    "deepspeed": "--zero, or launch.deepspeed_config",
+    "fsdp": "--zero (FSDP is not supported)",
+    "push_to_hub": "hf upload on the run's model folder",
+    "hub_token": "hf auth login (no key belongs into a file)",
+    "use_cpu": "CUDA_VISIBLE_DEVICES= (without a GPU the CPU trains anyway)",
+}
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "seed": 42,
+    "per_device_train_batch_size": 64,  # rows of a forward pass, at most; of phase 2, pairs
+    "logging_steps": 10,
+    "save_strategy": "steps",
+    "save_steps": 100,
+    "save_total_limit": 1,
+    "report_to": "none",
+}
+
 
 @dataclass
 class AcquisitionSettings:
@@ -142,11 +176,11 @@ class AcquisitionSettings:
     interval: int = 100  # optimiser batches of a stage in one round; of analyze, times the options
     batch_size: int = 64  # rows of an optimiser batch, over all ranks and accumulation passes
     num_train_epochs: float = 10
+    max_steps: int | None = None  # set: in place of the epochs
     learning_rate: float = 5e-4
     lr_scheduler_type: str = "cosine"
     warmup_share: float = 0.1  # of the steps
     evaluate_every: int | None = None  # optimiser steps; null: (2 + options) * interval, one round of the stages
-    seed: int = 42
 
     def __post_init__(self) -> None:
         if not self.stages or len(set(self.stages)) < len(self.stages):
@@ -159,11 +193,7 @@ class AcquisitionSettings:
             _at_least(name, getattr(self, name), 1)
         if self.evaluate_every is not None:
             _at_least("evaluate_every", self.evaluate_every, 1)
-        _at_least("seed", self.seed, 0)
-        _positive("num_train_epochs", self.num_train_epochs)
-        _positive("learning_rate", self.learning_rate)
-        if not 0 <= self.warmup_share < 1:
-            raise SettingsError(f"warmup_share = {self.warmup_share}: expected a share from 0 to below 1")
+        _check_schedule(self)
 
     def steps_between_evaluations(self, options: int) -> int:
         return (2 + options) * self.interval if self.evaluate_every is None else self.evaluate_every
@@ -179,37 +209,136 @@ class ReflectionSettings:
     samples: int = 10  # chains of each question, in each of the two passes
     temperature: float = 0.7
     top_k: int = 0  # 0: the whole vocabulary
+    recalls: int = 1  # of each question, those that the analyze pass is drawn after; preferred ones before others
+    limit: int | None = None  # a seeded sample of so many of the training questions, another in each iteration
     pairs: Literal["gold_and_predicted", "all_options"] = "gold_and_predicted"
     beta: float = 0.5  # how far the student may leave the reference: smaller lets it go further
     alpha: float = 0.5  # weight of the NLL of the preferred texts
     batch_size: int = 32  # pairs of an optimiser batch, over all ranks and accumulation passes
     num_train_epochs: float = 10  # in each iteration; from the authors' code
+    max_steps: int | None = None  # set: in place of the epochs
     learning_rate: float = 5e-6
     lr_scheduler_type: str = "cosine"
     warmup_share: float = 0.1
-    seed: int = 42
 
     def __post_init__(self) -> None:
         if not self.stages or len(set(self.stages)) < len(self.stages):
             raise SettingsError(f"stages = {self.stages}: expected each stage once, and at least one")
-        for name in ("iterations", "top_k", "seed"):
+        for name in ("iterations", "top_k"):
             _at_least(name, getattr(self, name), 0)
-        _at_least("batch_size", self.batch_size, 1)
+        for name in ("batch_size", "recalls"):
+            _at_least(name, getattr(self, name), 1)
+        if self.limit is not None:
+            _at_least("limit", self.limit, 1)
         _at_least("samples", self.samples, 2)
-        for name in ("temperature", "beta", "num_train_epochs", "learning_rate"):
+        for name in ("temperature", "beta"):
             _positive(name, getattr(self, name))
-        if self.alpha < 0:
+        if not self.alpha >= 0:
             raise SettingsError(f"alpha = {self.alpha}: expected a number of at least 0")
-        if not 0 <= self.warmup_share < 1:
-            raise SettingsError(f"warmup_share = {self.warmup_share}: expected a share from 0 to below 1")
+        _check_schedule(self)
 
 
 @dataclass
 class MethodSettings:
-    """The method's own settings: its two phases."""
+    """The method's own settings: its two phases, or what it is compared with.
 
+    baseline: label learns the answer alone (the rows of summarize without recall and analyses), cot the whole chain as
+        one target; both in phase 1's way, and without phase 2
+    """
+
+    baseline: Literal["label", "cot"] | None = None
     acquisition: AcquisitionSettings = field(default_factory=AcquisitionSettings)
     reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
+    nonfinite: Literal["stop", "skip"] = "stop"  # at a step whose loss or gradient is not finite
+
+    def __post_init__(self) -> None:
+        if self.iterations:
+            missing = [stage for stage in self.reflection.stages if stage not in self.acquisition.stages]
+            if missing:
+                raise SettingsError(
+                    f"reflection.stages = {self.reflection.stages}: {missing[0]} is not among acquisition.stages, so "
+                    "there is nothing to reflect on; leave it out, or set reflection.iterations = 0"
+                )
+
+    @property
+    def iterations(self) -> int:
+        """Of phase 2, which baselines do not have."""
+        return 0 if self.baseline is not None else self.reflection.iterations
+
+
+@dataclass
+class GenerationSettings:
+    """How long a stage's text may be, in tokens, and how much is generated at a time."""
+
+    recall_tokens: int = 128
+    analyze_tokens: int = 96  # for one option
+    summarize_tokens: int = 16
+    max_tokens_per_batch: int = 16384  # prompts and longest texts, padding included: as memory allows
+
+    def __post_init__(self) -> None:
+        for name in ("recall_tokens", "analyze_tokens", "summarize_tokens", "max_tokens_per_batch"):
+            _at_least(name, getattr(self, name), 1)
+
+
+Answering = Literal["greedy", "self_consistency", "option_likelihood"]
+
+
+@dataclass
+class EvaluationSettings:
+    """Validation while phase 1 trains and behind each phase, and tests behind each phase."""
+
+    benchmarks: list[str] | None = None  # null: the training data's own other splits
+    split: str = "test"
+    limit: int | None = None  # a seeded sample of this many questions
+    answering: list[Answering] = field(default_factory=lambda: ["greedy"])
+    samples: int = 10  # chains of each question for self_consistency
+    temperature: float = 0.7
+    top_k: int = 0
+    at_end: bool = True  # test the student of each phase
+    validation_limit: int = 200  # questions of the split valid, by a seeded sample; 0: no validation
+    export: Literal["best", "last"] = "best"  # by validation: the best weights of phase 1, the best student of all
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            _at_least("limit", self.limit, 1)
+        _at_least("validation_limit", self.validation_limit, 0)
+        _at_least("samples", self.samples, 2)
+        _at_least("top_k", self.top_k, 0)
+        _positive("temperature", self.temperature)
+        if not self.answering or len(set(self.answering)) < len(self.answering):
+            raise SettingsError(f"answering = {self.answering}: expected each way once, and at least one")
+        if self.benchmarks == []:
+            raise SettingsError("benchmarks is empty: name one, or set at_end to false")
+
+
+@dataclass
+class Settings:
+    """Everything one run depends on.
+
+    training: arguments of transformers' TrainingArguments under their own names, for both phases
+    """
+
+    model: sections.ModelSettings = field(default_factory=sections.ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    training: dict[str, Any] = field(default_factory=dict)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    launch: sections.LaunchSettings = field(default_factory=sections.LaunchSettings)
+
+    def __post_init__(self) -> None:
+        self.training = {**TRAINING_DEFAULTS, **self.training}
+        if self.data.train_file is not None and self.data.split == "all" and self.evaluation.validation_limit:
+            raise SettingsError("data.split = 'all' leaves nothing to validate on: set evaluation.validation_limit = 0")
+
+
+def _check_schedule(phase: AcquisitionSettings | ReflectionSettings) -> None:
+    for name in ("num_train_epochs", "learning_rate"):
+        _positive(name, getattr(phase, name))
+    if phase.max_steps is not None:
+        _at_least("max_steps", phase.max_steps, 1)
+    if not 0 <= phase.warmup_share < 1:
+        raise SettingsError(f"warmup_share = {phase.warmup_share}: expected a share from 0 to below 1")
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -22,9 +22,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from torch.utils.data import Sampler
 
-from ._common import FILLER
+from ._common import FILLER, EpochBatches
 from .stages import Stage
 
 Mixing = Literal["interval", "proportional", "sequential", "single"]
@@ -87,7 +86,7 @@ def optimiser_batches(
     return [next(queues[stage]) for stage in stage_order(counts, mixing, block)]
 
 
-class StageBatches(Sampler[list[int]]):
+class StageBatches(EpochBatches):
     """The micro-batches of one rank, one optimiser batch after another; `[FILLER]` where no row is left for it.
 
     Which rows an optimiser batch has depends neither on the number of ranks nor on how it is accumulated. A run that

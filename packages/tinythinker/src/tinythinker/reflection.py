@@ -54,7 +54,7 @@ S = TypeVar("S")
 class Chain:
     """One pass of the student through the three stages.
 
-    knowledge, analyses: what it generated; analyses are one for each option, in order
+    knowledge, analyses: what it generated, analyses one for each option, in order; empty where it has no such stage
     predicted: position of the option that its summary names; None if it names none
     draw: number of the sample
     """
@@ -90,7 +90,7 @@ class Provenance:
 class Pair:
     """Of two continuations of one prompt, the one to prefer.
 
-    option, knowledge: what the prompt of an analysis is made of; None for a recall
+    option, knowledge: what the prompt of an analysis is made of; None for a recall, and where there is no recall
     """
 
     question: Question
@@ -168,7 +168,7 @@ def analyze_pairs(chains: Sequence[Chain], strategy: Strategy, *, iteration: int
                 key = (option, plain(chosen), plain(rejected))
                 if chosen and rejected and key[1] != key[2]:
                     provenance = _provenance(iteration, better, worse)
-                    found.setdefault(key, Pair(question, option, knowledge, chosen, rejected, provenance))
+                    found.setdefault(key, Pair(question, option, knowledge or None, chosen, rejected, provenance))
         pairs += [pair for (option, one, other), pair in found.items() if (option, other, one) not in found]
     return pairs
 

@@ -34,6 +34,7 @@ class StageRow:
     option: position of the option to judge; in a row of analyze
     analyses: one for each option; in a row of summarize
     provenance: teacher, sample, label policy, ...
+    where: file and line, where it was read from one
     """
 
     stage: Stage
@@ -43,6 +44,7 @@ class StageRow:
     option: int | None = None
     analyses: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    where: str = field(default="", compare=False)
 
     def prompt(self, stages: Collection[Stage] = STAGES) -> Prompt:
         """The prompt for a student of these stages: what a stage that is not among them would say is left out."""
@@ -134,17 +136,17 @@ def _from_json(line: Line, stage: Stage) -> StageRow:
     if not isinstance(provenance, dict):
         raise line.error("provenance must be an object", "provenance")
     if stage == "recall":
-        return StageRow(stage, question, text["target"], provenance=provenance)
+        return StageRow(stage, question, text["target"], provenance=provenance, where=line.place)
     knowledge = _text(line, "knowledge")
     if stage == "analyze":
         option = letters.index(_letter(line, "option", letters))
-        return StageRow(stage, question, text["target"], knowledge, option, provenance=provenance)
+        return StageRow(stage, question, text["target"], knowledge, option, provenance=provenance, where=line.place)
     analyses = _texts(line, "analyses")
     if len(analyses) != len(options):
         raise line.error(f"{len(analyses)} analyses for {len(options)} options", "analyses")
     if answered_option(text["target"], question) is None:
         raise line.error("the target names none of the options", "target")
-    return StageRow(stage, question, text["target"], knowledge, None, analyses, provenance)
+    return StageRow(stage, question, text["target"], knowledge, None, analyses, provenance, line.place)
 
 
 def _text(line: Line, column: str) -> str:

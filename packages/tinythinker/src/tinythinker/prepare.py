@@ -1,0 +1,189 @@
+"""What a run works on, loaded and found good before anything is written; for training and for its dry run."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ._common import DataError, add_lora, load_policy, load_tokenizer, weights_dtype
+from .build import build_from_references
+from .config import DataSettings, Settings
+from .mixing import blocks
+from .question_sets import QuestionSet, load_questions
+from .questions import Question
+from .rows import StageRow, folder_of_rows, read_rows, select
+from .stages import STAGES, Stage, answered_option, chain_target
+from .student import Form, Student
+from .trainer import StageOrder, TargetRow
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run works on.
+
+    source: where the rows come from, in words
+    rows: of the stages to train, stage after stage; for the chain-of-thought baseline under `recall`
+    questions: those that the rows are about
+    teacher_recalls: question id -> what a teacher recalls
+    validation: questions held out of training; None without validation
+    tests: for behind each phase
+    """
+
+    source: str
+    rows: dict[Stage, list[StageRow]]
+    questions: list[Question]
+    teacher_recalls: dict[str, list[str]]
+    validation: QuestionSet | None
+    tests: list[QuestionSet]
+
+    @property
+    def options(self) -> int:
+        """Options of a question; where that varies, the mean as a whole number."""
+        return round(sum(len(question.options) for question in self.questions) / len(self.questions))
+
+
+def load_material(settings: Settings) -> Material:
+    """Raises UserError, DataError with file and line, for data that cannot be used."""
+    rows, source = _training_rows(settings.data)
+    recalls: dict[str, list[str]] = {}
+    for row in rows:
+        if row.stage == "recall":
+            recalls.setdefault(row.question.id, []).append(row.target)
+    if settings.method.baseline == "cot":
+        chosen: dict[Stage, list[StageRow]] = {"recall": _whole_chains(rows)}
+    else:
+        chosen = select(rows, form_of(settings).stages)
+    if not all(chosen.values()):
+        raise DataError(f"{source}: there are no rows of {next(stage for stage, own in chosen.items() if not own)}")
+    questions = list({row.question.id: row.question for own in chosen.values() for row in own}.values())
+    evaluation, data = settings.evaluation, replace(settings.data, limit=None, seed=0)
+    validation = None
+    if evaluation.validation_limit:
+        validation = load_questions(replace(data, split="valid", limit=evaluation.validation_limit))
+    tests: list[QuestionSet] = []
+    if evaluation.at_end:
+        tested = [data]
+        if evaluation.benchmarks is not None:
+            tested = [replace(data, benchmark=name, train_file=None, columns={}) for name in evaluation.benchmarks]
+        tests = [load_questions(replace(one, split=evaluation.split, limit=evaluation.limit)) for one in tested]
+    return Material(source, chosen, questions, recalls, validation, tests)
+
+
+def _training_rows(data: DataSettings) -> tuple[list[StageRow], str]:
+    """The rows of all stages, of the sample of questions that the settings ask for, and where they come from."""
+    if data.rows is None:
+        questions = load_questions(data)
+        return [row for own in build_from_references(questions).rows.values() for row in own], questions.source
+    folder = folder_of_rows(data.rows)
+    _check_same_questions(folder, data)
+    rows = read_rows(folder)
+    names = list(dict.fromkeys(row.question.id for row in rows))
+    if not names:
+        raise DataError(f"{folder}: there are no rows in it")
+    if data.limit is None or data.limit >= len(names):
+        return rows, str(folder)
+    chosen = set(random.Random(data.seed).sample(names, data.limit))
+    source = f"{folder}, rows of a sample of {data.limit} of {len(names)} questions (seed {data.seed})"
+    return [row for row in rows if row.question.id in chosen], source
+
+
+def _check_same_questions(folder: Path, data: DataSettings) -> None:
+    """DataError if the rows were built from other questions than those that the settings name.
+
+    Validation and tests are taken from the latter: rows of another data set, or of the test split, would spoil both.
+    """
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        built, of = report["fingerprint"], f"{report['dataset']}, split {report['split']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the report of `tinythinker data build` ({error!r})") from error
+    named = load_questions(replace(data, limit=None))
+    if named.fingerprint != built:
+        raise DataError(
+            f"{folder}: its rows are of {of}, and the settings name {named.name}, split {named.split}, whose questions "
+            "are others: set data.benchmark (or data.train_file), data.split and data.split_seed as for `data build`"
+        )
+
+
+def _whole_chains(rows: Sequence[StageRow]) -> list[StageRow]:
+    """For each row of summarize a row whose target is the whole chain."""
+    chains = []
+    for row in rows:
+        if row.stage == "summarize":
+            label = answered_option(row.target, row.question)
+            assert row.knowledge is not None and label is not None
+            target = chain_target(row.question, row.knowledge, row.analyses, label)
+            chains.append(StageRow("recall", row.question, target, provenance=row.provenance, where=row.where))
+    return list({(row.question, row.target): row for row in chains}.values())
+
+
+# ------------------------------------------------------------------------------------------------------------- students
+
+
+def form_of(settings: Settings) -> Form:
+    """How the student of these settings answers."""
+    method = settings.method
+    stages: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage in method.acquisition.stages)
+    if method.baseline is not None:
+        stages = ("summarize",) if method.baseline == "label" else STAGES
+    return Form(stages, method.baseline == "cot", settings.model.chat_template, settings.generation)
+
+
+def first_student(settings: Settings, seed: int) -> Student:
+    """The student before training, with its adapter if it gets one; whole, on the CPU."""
+    model = settings.model
+    policy = load_policy(model.name_or_path, revision=model.revision, dtype=weights_dtype(model))
+    return _adapted(
+        Student(policy, load_tokenizer(model.name_or_path, revision=model.revision), form_of(settings)), settings, seed
+    )
+
+
+def student_of(folder: Path, settings: Settings, seed: int) -> Student:
+    """The student that a phase has saved, with a fresh adapter if the run trains one."""
+    policy = load_policy(folder, dtype=weights_dtype(settings.model))
+    return _adapted(Student(policy, load_tokenizer(folder), form_of(settings)), settings, seed)
+
+
+def _adapted(student: Student, settings: Settings, seed: int) -> Student:
+    if settings.model.lora is None:
+        return student
+    torch.manual_seed(seed)  # the adapter begins with random weights
+    return replace(student, model=add_lora(student.model, settings.model.lora))
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+
+
+def target_rows(student: Student, material: Material) -> list[TargetRow]:
+    """The rows of phase 1 as token ids, stage after stage.
+
+    Raises:
+        DataError: a row for which the student has too few positions, with where it comes from.
+    """
+    found: list[TargetRow] = []
+    for own in material.rows.values():
+        for row in own:
+            prompt = student.prompt_ids(row.prompt(student.form.stages))
+            target = student.target_ids(row.target)
+            student.check_fits(f"{row.where or row.question.id}, {row.stage}", prompt, len(target))
+            found.append(TargetRow(prompt_ids=prompt, target_ids=target))
+    return found
+
+
+def stage_order(settings: Settings, material: Material) -> StageOrder:
+    """In which order the rows of `target_rows` are trained on."""
+    acquisition = settings.method.acquisition
+    names = list(material.rows)
+    return StageOrder(
+        names=names,
+        sizes=[len(own) for own in material.rows.values()],
+        # A baseline has rows of one stage, whatever the recipe says of the others.
+        mixing="single" if len(names) == 1 else acquisition.mixing,
+        block=blocks(names, acquisition.interval, material.options),
+    )

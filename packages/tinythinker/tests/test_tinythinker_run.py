@@ -1,0 +1,394 @@
+"""Whole runs: what they leave, that they go on after a kill at any write, ablations, baselines, LoRA, bad input."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+from safetensors.torch import load_file
+from tiny_run import Killed, run, saved_student, watch_writes
+from typer.testing import CliRunner
+
+from tinythinker._common import SettingsError, UserError, load_settings, recipes
+from tinythinker.arguments import spread
+from tinythinker.cli import app
+from tinythinker.config import Settings
+from tinythinker.student import load_student
+
+TIMES = re.compile(r"seconds|resumed_at|train_|runtime|per_second|flos")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return saved_student(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """A run that nothing disturbs: its folder, its results, and how often it wrote."""
+    folder, count = tmp_path_factory.mktemp("runs") / "run", 0
+
+    def happened():
+        nonlocal count
+        count += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        watch_writes(patch.setattr, happened)
+        results = run(folder, model)
+    return folder, results, count
+
+
+@pytest.fixture(scope="module")
+def finished(whole):
+    return whole[:2]
+
+
+@pytest.fixture(scope="module")
+def writes(whole):
+    return whole[2]
+
+
+def timeless(value):
+    """Plain data without what differs between two runs that are the same."""
+    if isinstance(value, dict):
+        return {name: timeless(item) for name, item in value.items() if not TIMES.search(name)}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def metrics(folder: Path):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def check_same(folder: Path, expected: Path):
+    """Both runs ended with the same results, metrics, pairs and weights."""
+    for name in ("acquisition", "iteration-1", "iteration-2"):
+        ours, theirs = (load_file(run / name / "model/model.safetensors") for run in (folder, expected))
+        for key, weight in theirs.items():
+            assert (ours[key] - weight).abs().max() <= 1e-6, (name, key)
+        rows = [timeless(metrics(run / name)) for run in (folder, expected)]
+        assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]], name
+        for row, other in zip(*rows, strict=True):
+            assert row == pytest.approx(other, rel=1e-4, abs=1e-6), (name, row["step"])
+    for name in ("iteration-1", "iteration-2"):
+        assert (folder / name / "chains/pairs.jsonl").read_text() == (
+            expected / name / "chains/pairs.jsonl"
+        ).read_text()
+    ours, theirs = (timeless(json.loads((run / "results.json").read_text())) for run in (folder, expected))
+    assert ours["exported"] == theirs["exported"]
+    for name, phase in theirs["phases"].items():
+        for key in ("steps", "exported_step", "pairs", "recall_pass", "analyze_pass", "questions"):
+            assert ours["phases"][name].get(key) == phase.get(key), (name, key)
+
+
+# ------------------------------------------------------------------------------------------------------------- one run
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    folder, results = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml", "environment.json", "results.json", "report.html", "model", "acquisition", "iteration-1",
+        "iteration-2",
+    }  # fmt: skip
+    assert [phase["steps"] for phase in results["phases"].values()] == [4, 3, 3]
+    assert results["training_rows"] == {"recall": 5, "analyze": 20, "summarize": 5}
+    for name in ("iteration-1", "iteration-2"):
+        phase = results["phases"][name]
+        assert phase["recall_pass"]["chains"] == phase["analyze_pass"]["chains"] == 10
+        assert phase["pairs"]["recall"] > 0
+        assert not (folder / name / "checkpoints").exists(), "of a phase that is done"
+        first = next(row for row in metrics(folder / name) if "preference" in row)
+        assert first["margin"] == pytest.approx(0, abs=1e-3), "policy and reference begin as one"
+        assert first["loss"] == pytest.approx(first["preference"] + 0.5 * first["nll"], rel=1e-4)
+        assert first["preference"] == pytest.approx(0.6931, abs=1e-3)
+    validated = [row for row in metrics(folder / "acquisition") if "validation/accuracy" in row]
+    assert [row["step"] for row in validated] == [2, 4]
+    assert load_student(str(folder / "model")).form.stages == ("recall", "analyze", "summarize")
+    page = (folder / "report.html").read_text()
+    assert "Chains and pairs of phase 2" in page and not re.search(r"""(src|href)=["']https?:""", page)
+    exported, best = (
+        load_file(f / "model.safetensors") for f in (folder / "model", folder / results["exported"] / "model")
+    )
+    assert all((exported[key] == best[key]).all() for key in best)
+
+
+def test_a_finished_run_is_not_run_again(finished, model):
+    with pytest.raises(UserError, match="holds another run, which is finished"):
+        run(finished[0], model)
+
+
+def test_evaluate_and_inspect_take_its_model(finished, tmp_path):
+    folder, results = finished
+    invoked("evaluate", str(folder / "model"), "--benchmark", "facts", "--limit", "3", "--output", str(tmp_path / "a"))
+    found = json.loads((tmp_path / "a/results.json").read_text())["benchmarks"]["facts"]
+    expected = results["phases"][results["exported"]]["tests"]["facts-greedy"]
+    assert (found["n"], found["accuracy"]) == (3, expected["accuracy"])
+    assert found["answer_loglik"] == pytest.approx(expected["answer_loglik"], rel=1e-5)
+    text = invoked(
+        "evaluate", str(folder / "model"), "--benchmark", "facts", "--limit", "3", "--output", str(tmp_path / "b"),
+        "--compare", str(tmp_path / "a"),
+    )  # fmt: skip
+    assert "+0.0 points" in text
+    said = refused(
+        "evaluate", str(folder / "model"), "--benchmark", "facts", "--limit", "3", "--answer", "option_likelihood",
+        "--output", str(tmp_path / "c"), "--compare", str(tmp_path / "a"), "--split", "valid",
+    )  # fmt: skip
+    assert "the split" in said
+
+
+# ------------------------------------------------------------------------------------------------------------- kills
+
+
+def killed_at(point, model, folder):
+    left = point
+
+    def happened():
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        watch_writes(patch.setattr, happened)
+        with pytest.raises(Killed):
+            run(folder, model)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.55, 0.9], ids=["acquisition", "sampling", "iteration-2"])
+def test_a_run_that_is_cut_off_at_a_write_goes_on_to_the_same_end(
+    share, finished, writes, model, tmp_path, record_property
+):
+    point = int(share * writes)
+    killed_at(point, model, tmp_path / "run")
+    reached = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
+    record_property(f"cut off at write {point} of {writes}", ", ".join(reached))
+    run(tmp_path / "run", model)
+    check_same(tmp_path / "run", finished[0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_run_that_is_killed_at_random_writes_goes_on_to_the_same_end(finished, writes, model, tmp_path):
+    """Twenty processes that end themselves, with nothing cleaned up, each at a random write of what is left to do."""
+    rng = random.Random(0)
+    worker = Path(tiny_run.__file__)
+    for number in range(20):
+        folder = tmp_path / str(number)
+        point = rng.randrange(1, writes)
+        done = subprocess.run(
+            [sys.executable, str(worker), str(folder), model, str(point)], capture_output=True, text=True
+        )
+        assert done.returncode == 137, done.stderr[-2000:]
+        run(folder, model)
+        check_same(folder, finished[0])
+
+
+def test_other_settings_are_refused_and_named(writes, model, tmp_path):
+    killed_at(writes // 4, model, tmp_path / "run")
+    with pytest.raises(UserError, match=r"method.acquisition.learning_rate was 0.01 and is 0.02"):
+        run(tmp_path / "run", model, "method.acquisition.learning_rate=0.02")
+
+
+# ------------------------------------------------------------------------------------------------- ablations, baselines
+
+SHORT = ["method.reflection.iterations=0", "evaluation.validation_limit=0", "evaluation.at_end=false"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        (["method.baseline=label"], {"summarize": 5}),
+        (["method.baseline=cot"], {"recall": 5}),
+        (["method.acquisition.stages=[recall, summarize]"], {"recall": 5, "summarize": 5}),
+        (["method.acquisition.stages=[analyze, summarize]"], {"analyze": 20, "summarize": 5}),
+        (["method.acquisition.mixing=proportional"], {"recall": 5, "analyze": 20, "summarize": 5}),
+        (["method.acquisition.mixing=sequential"], {"recall": 5, "analyze": 20, "summarize": 5}),
+    ],
+)
+def test_baselines_and_ablations_of_phase_1(overrides, rows, model, tmp_path):
+    results = run(tmp_path / "run", model, *SHORT, "method.acquisition.max_steps=2", *overrides)
+    assert results["training_rows"] == rows and list(results["phases"]) == ["acquisition"]
+    form = load_student(str(tmp_path / "run/model")).form
+    assert form.one_pass == ("method.baseline=cot" in overrides)
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [
+        ("t5", ["method.reflection.reference=acquired", "model.lora.r=2", "model.lora.target_modules=[q, v]"]),
+        ("causal", ["method.reflection.stages=[recall]", "method.acquisition.stages=[recall, summarize]"]),
+    ],
+    ids=["t5, LoRA, acquired", "no analyze"],
+)
+def test_other_students_and_references(kind, overrides, tmp_path):
+    student = saved_student(tmp_path / "student", kind)
+    results = run(tmp_path / "run", student, *SHORT, "method.reflection.iterations=2", *overrides)
+    assert [phase["steps"] for phase in results["phases"].values()] == [4, 3, 3]
+    before, after = (
+        load_file(tmp_path / "run" / name / "model/model.safetensors") for name in ("acquisition", "iteration-2")
+    )
+    assert before.keys() == after.keys() and any((before[key] != after[key]).any() for key in before)
+
+
+def test_baselines_have_no_phase_2(model, tmp_path):
+    results = run(tmp_path / "run", model, "method.baseline=label", "method.acquisition.max_steps=1")
+    assert list(results["phases"]) == ["acquisition"]
+
+
+def test_an_iteration_without_a_pair_leaves_the_student_as_it_is(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tinythinker.reflect.recall_pairs", lambda *_, **__: [])
+    results = run(tmp_path / "run", model, "method.reflection.iterations=1")
+    assert results["phases"]["iteration-1"]["steps"] == 0
+    assert "no pair of a right and a wrong chain among 5 questions" in capsys.readouterr().err
+    first, second = (
+        load_file(tmp_path / "run" / name / "model/model.safetensors") for name in ("acquisition", "iteration-1")
+    )
+    assert all((first[key] == second[key]).all() for key in first)
+
+
+# ------------------------------------------------------------------------------------------------- settings, bad input
+
+
+def invoked(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code != 0 and isinstance(result.exception, UserError), result.exception
+    return str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["method.acquisition.stages=[recall]"], "without summarize there is no answer"),
+        (["method.acquisition.stages=[summarize]"], "recall is not among acquisition.stages"),
+        (["method.acquisition.mixing=single"], "mixing = 'single': is for one stage"),
+        (["method.acquisition.intervall=3"], "did you mean 'method.acquisition.interval'"),
+        (["method.reflection.samples=1"], "samples = 1: expected a whole number of at least 2"),
+        (["method.reflection.beta=0"], "beta = 0.0: expected a number above 0"),
+        (["method.reflection.alpha=-1"], "alpha = -1.0: expected a number of at least 0"),
+        (["method.baseline=chain"], "method.baseline = 'chain': expected"),
+        (["training.learning_rate=1e-3"], "use method.acquisition.learning_rate and method.reflection.learning_rate"),
+        (["training.per_device_train_batch_size=0"], "training.per_device_train_batch_size = 0"),
+        (["training.save_strategy=best"], "training.save_strategy = 'best'"),
+        (["evaluation.answering=[]"], "answering = []: expected each way once"),
+        (["evaluation.benchmarks=[gsm8k]"], "its questions have no options"),
+        (["data.benchmark=chains"], "its questions have no options"),
+        (["data.train_file=x.jsonl", "data.split=all"], "leaves nothing to validate on"),
+        (["data.train_file=x.jsonl"], "x.jsonl: there is no such file"),
+        (["data.rows=nowhere"], "there is no recall.jsonl"),
+        (["model.dtype=float16"], "model.dtype = 'float16'"),
+        (["model.name_or_path=./nothing"], "there is no such folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused_before_anything_is_written(given, message, model, tmp_path):
+    said = refused("train", "--output", str(tmp_path / "run"), f"model.name_or_path={model}", "data.limit=5", *given)
+    assert message in said
+    assert not (tmp_path / "run").exists()
+
+
+def questions_file(tmp_path, **changes):
+    rows = [
+        {"question": f"Which is {n}?", "options": [f"{n}", f"{n + 1}"], "answer": "A", "knowledge": "Numbers.",
+         "reasons": ["It is.", "It is not."]}
+        for n in range(20)
+    ]  # fmt: skip
+    rows[6] |= changes
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": []}, "line 7, column .*a question without options"),
+        ({"options": [str(n) for n in range(27)]}, "line 7, column .*27 options; there must be 2 to 26"),
+        ({"options": ["6", " 6 "]}, "line 7, column .*options A and B have the same text"),
+        ({"answer": "C"}, "line 7, column .*answer 'C' is no letter from A to B"),
+        ({"question": " "}, "line 7, column .*question must be a text that is not empty"),
+        ({"reasons": ["It is."]}, "line 7, column .*1 reasons for 2 options"),
+    ],
+)
+def test_a_row_that_is_no_question_is_named_with_file_and_line(changes, message, model, tmp_path):
+    path = questions_file(tmp_path, **changes)
+    said = refused("train", "--output", str(tmp_path / "run"), f"model.name_or_path={model}", f"data.train_file={path}")
+    assert re.search(f"{re.escape(str(path))}, {message}", said), said
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_of_other_questions_and_a_student_whose_context_is_too_short(model, tmp_path):
+    path = questions_file(tmp_path)
+    rows = tmp_path / "rows"
+    invoked("data", "build", "--file", str(path), "--output", str(rows))
+    given = ["train", "--output", str(tmp_path / "run"), f"model.name_or_path={model}", f"data.rows={rows}"]
+    assert "its rows are of mine, split train, and the settings name facts, split train" in refused(*given)
+    given.append(f"data.train_file={path}")
+    lines = (rows / "analyze.jsonl").read_text().splitlines()
+    long = {**json.loads(lines[2]), "target": "word " * 600}
+    (rows / "analyze.jsonl").write_text("\n".join([*lines[:2], json.dumps(long), *lines[3:]]) + "\n")
+    said = refused(*given)
+    assert re.search(
+        rf"{re.escape(str(rows))}/analyze.jsonl, line 3, analyze: \d+ tokens of the prompt and \d+ to", said
+    )
+    assert "the model has 512 positions" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_on_a_users_file_with_any_number_of_options(model, tmp_path):
+    path = questions_file(tmp_path, options=["6", "7", "8"], reasons=["yes", "no", "no"])
+    results = run(
+        tmp_path / "run", model, f"data.train_file={path}", "data.benchmark=null", "data.limit=null",
+        "method.reflection.iterations=0", "method.acquisition.max_steps=2",
+    )  # fmt: skip
+    assert results["training_questions"] == 16
+    assert set(results["phases"]["acquisition"]["tests"]) == {"mine-greedy"}
+
+
+@pytest.mark.parametrize("batch", [6, 8, 12, 64])
+@pytest.mark.parametrize("most", [1, 3, 8, 100])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_batch_is_the_same_however_it_is_spread(batch, most, ranks):
+    micro_batch, accumulation = spread(batch, most, ranks=ranks)
+    assert micro_batch * accumulation * ranks == batch and micro_batch <= most
+    with pytest.raises(SettingsError, match="cannot be dealt to 5 ranks"):
+        spread(batch, most, ranks=5)
+
+
+def test_dry_run_of_a_plan_writes_nothing(model, tmp_path):
+    text = invoked(
+        "train", "--dry-run", "--output", str(tmp_path / "run"), "data.limit=100", "method.reflection.limit=50",
+        f"model.name_or_path={model}",
+    )  # fmt: skip
+    assert "100 questions from generated" in text and "phase 2: 2 iterations" in text and "memory of one rank" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", recipes.recipe_names("tinythinker"))
+def test_every_recipe_loads_and_says_how_it_is_run(name):
+    text = recipes.recipe_text("tinythinker", name)
+    settings = load_settings(Settings, recipe_text=text, recipe_name=name, overrides=[])
+    first, second = (line for line in text.splitlines() if line.startswith("#   tinythinker train"))
+    assert f"--recipe {name} --output" in first and f"--recipe {name} " in second
+    overrides = [part for part in second.split("    #")[0].split() if "=" in part]
+    load_settings(Settings, recipe_text=text, recipe_name=name, overrides=overrides)
+    for phase in (settings.method.acquisition, settings.method.reflection):
+        for ranks in (1, 2, 4, 8):
+            spread(phase.batch_size, settings.training["per_device_train_batch_size"], ranks=ranks)
+
+
+def test_defaults_are_those_of_the_paper():
+    settings = Settings()
+    acquisition, reflection = settings.method.acquisition, settings.method.reflection
+    assert (acquisition.batch_size, acquisition.num_train_epochs, acquisition.learning_rate) == (64, 10, 5e-4)
+    assert (acquisition.interval, acquisition.warmup_share, acquisition.steps_between_evaluations(5)) == (100, 0.1, 700)
+    assert (reflection.iterations, reflection.samples, reflection.temperature, reflection.top_k) == (5, 10, 0.7, 0)
+    assert (reflection.beta, reflection.alpha, reflection.learning_rate, reflection.batch_size) == (0.5, 0.5, 5e-6, 32)
+    assert settings.training["seed"] == 42
