@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_students import HIDDEN, student
 
 from thinker_common.distributed.engine import engine_of
+from thinker_common.distributed.process_group import leave
 from tinythinker.trainer import AcquisitionTrainer, PreferenceTrainer, StageOrder
 
 _path = Path(__file__).parents[3] / "common/tests/parity.py"
@@ -92,8 +93,7 @@ def main(layout_json: str, folder: str, phase: str, kind: str, *options: str) ->
     if made.args.process_index == 0:
         history = [row for row in made.state.log_history if "loss" in row]
         parity.record(Path(folder), history, weights, engine=engine_of(made.model_wrapped))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
