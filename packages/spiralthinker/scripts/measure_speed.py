@@ -7,7 +7,7 @@
 
 The model has random weights and at least 100 M parameters, so that forwards dominate. The arms of a comparison take
 turns; a ratio is the median over the rounds of (arm / comparator in the same round), with the least and the greatest.
-The rows of a batch have equal lengths: what padding costs is not measured here.
+"gradients at once" leaves `deferred` out. The rows of a batch have equal lengths: what padding costs is not measured.
 
 training    A step is forward and backward. plain: explicit chain-of-thought fine-tuning on the same examples.
             The token-pass bound is (plain's seconds / plain's token passes) x (the student's token passes + the
@@ -18,6 +18,7 @@ growth      Seconds and token passes of a training step against N, K, the number
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import platform
@@ -31,14 +32,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
 
+from spiralthinker import trainer
 from spiralthinker.annotation import Example, Step
 from spiralthinker.columns import explicit_row, implicit_row
 from spiralthinker.config import MethodSettings, Settings
+from spiralthinker.deferred import deferred_weights
 from spiralthinker.generation import LatentGenerator
 from spiralthinker.model import SpiralThinkerModel
 from spiralthinker.trainer import SpiralThinkerTrainer
 from thinker_common.training.sections import LoraSettings
 
+clock: Callable[[], float] = time.perf_counter  # --clock cpu: time.process_time, for a machine that is shared
 WORDS = 8_000
 N = K = 5
 NEAR_TIE = 1e-4  # between the two best logits
@@ -88,14 +92,16 @@ def example(lengths: Lengths, number: int, model: SpiralThinkerModel) -> Example
 class Arm:
     """Training steps of one kind. token_passes: of a step, (student, teacher)."""
 
-    def __init__(self, model: SpiralThinkerModel, lengths: Lengths, rows: int, *, explicit: bool = False) -> None:
+    def __init__(
+        self, model: SpiralThinkerModel, lengths: Lengths, rows: int, *, explicit: bool = False, deferred: bool = True
+    ) -> None:
         examples = [example(lengths, number, model) for number in range(rows)]
         annotation = model.settings.annotation
         made = [
             explicit_row(each, model.markers) if explicit else implicit_row(annotation, each, model.markers)
             for each in examples
         ]
-        self.model = model
+        self.model, self.deferred = model, deferred
         self.trainer = SpiralThinkerTrainer(
             model,
             TrainingArguments(
@@ -120,10 +126,11 @@ class Arm:
     def step(self) -> float:
         """Seconds of a forward and backward."""
         self.model.train()
-        began = time.perf_counter()
+        trainer.deferred_weights = deferred_weights if self.deferred else contextlib.nullcontext
+        began = clock()
         loss = self.trainer.compute_loss(self.trainer.model, dict(self.batch), num_items_in_batch=self.totals)
         loss.backward()
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         self.model.zero_grad(set_to_none=True)
         return seconds
 
@@ -140,15 +147,17 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def training(rounds: int, rows: dict[str, int], lora: bool) -> None:
+def training(shapes: list[str], rounds: int, rows: dict[str, int], lora: bool) -> None:
     model = make_model(lora=lora)
     print(f"{parameters(model)}{', LoRA' if lora else ''}")
     simultaneous = dataclasses.replace(model.settings, schedule="simultaneous")
-    for shape, lengths in SHAPES.items():
+    for shape in shapes:
+        lengths = SHAPES[shape]
         print(f"\n{shape}: {lengths}, {rows[shape]} rows")
         arms = {
             "plain": Arm(model, lengths, rows[shape], explicit=True),
             "sequential": Arm(model, lengths, rows[shape]),
+            "sequential, gradients at once": Arm(model, lengths, rows[shape], deferred=False),
             "simultaneous": Arm(SpiralThinkerModel(model.base, model.tokenizer, simultaneous), lengths, rows[shape]),
         }
         measured = in_turns({name: arm.step for name, arm in arms.items()}, rounds)
@@ -230,9 +239,9 @@ class Answers:
 
     def ours(self) -> float:
         forced = self.forced()
-        began = time.perf_counter()
+        began = clock()
         made = forced.generate(self.prompts)
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         self.found = [tuple(response.token_ids) for response in made]
         self.token_passes = forced.token_passes
         return seconds
@@ -241,18 +250,18 @@ class Answers:
     def explicit(self) -> float:
         ids = torch.tensor(self.prompts)
         count = self.explicit_tokens
-        began = time.perf_counter()
+        began = clock()
         self.model.causal.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count, do_sample=False
         )
-        return time.perf_counter() - began
+        return clock() - began
 
     def uncached(self, responses: int) -> float:
         """Of so many responses, times what all of them would take."""
         forced = self.forced()
-        began = time.perf_counter()
+        began = clock()
         found = [tuple(coconut_style(self.model, prompt, forced)) for prompt in self.prompts[:responses]]
-        seconds = time.perf_counter() - began
+        seconds = clock() - began
         same = sum(mine == theirs for mine, theirs in zip(self.found, found, strict=False))
         print(f"same outputs as Coconut-style: {same} of {responses}, {forced.near_ties} near-ties")
         return seconds / responses * len(self.prompts)
@@ -314,6 +323,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("training", "generation", "growth"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: with one thread only")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="of training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=json.loads, default={"gsm8k-aug": 16, "prosqa": 8}, help="of a training batch")
     parser.add_argument("--lora", action="store_true", help="training: low-rank adapters, in all arms")
@@ -321,11 +332,13 @@ def main() -> None:
     parser.add_argument("--uncached", type=int, default=1, help="responses that are made in the style of Coconut")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.clock == "cpu":
+        globals()["clock"] = time.process_time
     print(
         f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, float32, {options.rounds} rounds"
     )
     if options.what == "training":
-        training(options.rounds, options.rows, options.lora)
+        training(options.shapes, options.rounds, options.rows, options.lora)
     elif options.what == "generation":
         generation(options.rounds, options.batch, options.uncached)
     else:
