@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from generalthinker.arguments import planned_steps, training_arguments
-from generalthinker.callbacks import MetricsCallback
+from generalthinker.callbacks import status
 from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
 from generalthinker.rollout import Rollout
@@ -20,6 +20,7 @@ from thinker_common.errors import UserError
 from thinker_common.likelihood.logprobs import token_logprobs
 from thinker_common.models.chat import render_prompt
 from thinker_common.models.load import load_policy, load_tokenizer
+from thinker_common.training.callbacks import MetricsLog
 from thinker_common.training.run_folder import RunFolder
 
 PROBLEMS = chains.generate("train", 2, seed=3)
@@ -241,7 +242,7 @@ def test_a_rollout_without_a_well_formed_response(
     monkeypatch.setattr(f"{__name__}.RESPONSES", ["It is<|end|>", "So \\boxed{8"] * 4)
     trainer = make_trainer(dtype=torch.float32, training={"max_steps": 2}, malformed=malformed)
     folder = RunFolder.create(tmp := Path(trainer.args.output_dir).parent / malformed)
-    written = MetricsCallback(folder, lambda *_: None, [])
+    written = MetricsLog(folder, lambda *_: None, [], status)
     trainer.add_callback(written)
     trainer.train()
     assert [row["well_formed_rate"] for row in written.rows if "reward" in row] == [0.0, 0.0]

@@ -32,10 +32,12 @@ _LAZY = {
     "Comparison": "evaluation.comparison:Comparison",
     "Curves": "evaluation.report:Curves",
     "DependableMixin": "training.dependable:DependableMixin",
+    "EngineCheck": "training.callbacks:EngineCheck",
     "EvaluationResult": "evaluation.evaluate:EvaluationResult",
     "Generation": "evaluation.generate:Generation",
     "Generator": "evaluation.generate:Generator",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
+    "MetricsLog": "training.callbacks:MetricsLog",
     "PhaseCallback": "distributed.callback:PhaseCallback",
     "Problem": "benchmarks.problem:Problem",
     "RunIdentity": "training.resume:RunIdentity",
@@ -48,7 +50,6 @@ _LAZY = {
     "cells": "evaluation.table:cells",
     "chat": "models.chat",
     "check_arguments": "training.settings:check_arguments",
-    "check_engine": "distributed.engine:check_engine",
     "check_head": "training.dependable:check_head",
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
@@ -96,7 +97,6 @@ if TYPE_CHECKING:
     from thinker_common.distributed import memory as memory
     from thinker_common.distributed import ranks as ranks
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
-    from thinker_common.distributed.engine import check_engine as check_engine
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.join import use_cpu as use_cpu
@@ -135,6 +135,8 @@ if TYPE_CHECKING:
     from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights
+    from thinker_common.training.callbacks import EngineCheck as EngineCheck
+    from thinker_common.training.callbacks import MetricsLog as MetricsLog
     from thinker_common.training.dependable import DependableMixin as DependableMixin
     from thinker_common.training.dependable import check_head as check_head
     from thinker_common.training.dependable import choose_together as choose_together

@@ -1,66 +1,24 @@
-"""What happens beside the steps of a run: metrics written, progress shown, validation, the engine checked."""
+"""What happens beside the steps of a run: validation, and what the progress bar says."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
-from ._common import BestWeights, EvaluationResult, LoadedBenchmark, RunFolder, check_engine, gathered, ranks
+from ._common import BestWeights, EvaluationResult, LoadedBenchmark, MetricsLog, gathered, ranks
 from .config import Settings
 from .evaluations import evaluate_one
 from .samples import NAME, PROBLEMS, read_samples, sample_rows, write_samples
 from .trainer import GeneralThinkerTrainer
 
 
-class EngineCheck(TrainerCallback):
-    """UserError before the first step if another engine trains than the settings ask for."""
-
-    def __init__(self, trainer: GeneralThinkerTrainer, settings: Settings) -> None:
-        self._trainer = trainer
-        self._launch = settings.launch
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        check_engine(
-            self._trainer.model_wrapped,
-            self._launch,
-            args.deepspeed,
-            world_size=ranks.world_size(),
-            launched_ranks=int(os.environ.get("WORLD_SIZE", "1")),
-        )
-
-
-class MetricsCallback(TrainerCallback):
-    """Writes every log to `metrics.jsonl`, and shows progress; on rank 0."""
-
-    def __init__(self, folder: RunFolder, update: Callable[..., None], rows: list[dict[str, Any]]) -> None:
-        self.folder = folder
-        self.rows = rows
-        self._update = update
-        self._status = ""
-
-    def on_log(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        row = {"step": state.global_step, **(logs or {})}
-        self.write(row)
-        if row.get("reward") is not None:  # null where no response of the window has a reward
-            self._status = f"reward {row['reward']:.3f}, boxed {row['boxed_rate']:.0%}"
-
-    def write(self, row: dict[str, Any]) -> None:
-        if ranks.is_main():
-            self.rows.append(row)
-            self.folder.append_metrics(row)
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._update(state.global_step, state.max_steps, self._status)
+def status(row: Mapping[str, Any]) -> str | None:
+    """What the progress bar says, of a row of the log; a reward is null where no response of the window has one."""
+    if row.get("reward") is None:
+        return None
+    return f"reward {row['reward']:.3f}, boxed {row['boxed_rate']:.0%}"
 
 
 class ValidationCallback(TrainerCallback):
@@ -75,7 +33,7 @@ class ValidationCallback(TrainerCallback):
         tokenizer: PreTrainedTokenizerBase,
         benchmark: LoadedBenchmark,
         settings: Settings,
-        metrics: MetricsCallback,
+        metrics: MetricsLog,
         best: BestWeights,
     ) -> None:
         self._trainer = trainer

@@ -17,7 +17,9 @@ from transformers.trainer_callback import PrinterCallback
 from ._common import (
     BestWeights,
     Comparison,
+    EngineCheck,
     EvaluationResult,
+    MetricsLog,
     PhaseCallback,
     RunFolder,
     RunIdentity,
@@ -37,7 +39,7 @@ from ._common import (
     to_yaml,
 )
 from .arguments import training_arguments
-from .callbacks import EngineCheck, MetricsCallback, ValidationCallback
+from .callbacks import ValidationCallback, status
 from .config import Settings
 from .data import graded_problems
 from .evaluations import compare_before_after, evaluate_all
@@ -106,14 +108,14 @@ def train(
         nonfinite=settings.method.nonfinite,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(EngineCheck(trainer, settings))
+    trainer.add_callback(EngineCheck(trainer, settings.launch))
     trainer.add_callback(PhaseCallback())
     if settings.evaluation.at_start:
         evaluate_now(trainer.model, "before")
     best = BestWeights(folder.file("best.safetensors"), history)
     training_began = time.perf_counter()
     with progress_bar("training") as update:
-        metrics = MetricsCallback(folder, update, history)
+        metrics = MetricsLog(folder, update, history, status)
         trainer.add_callback(metrics)
         if run.validation is not None:
             trainer.add_callback(ValidationCallback(trainer, tokenizer, run.validation, settings, metrics, best))

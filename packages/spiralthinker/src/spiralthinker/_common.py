@@ -26,10 +26,12 @@ _LAZY = {
     "CHUNK_TOKENS": "likelihood.logprobs:CHUNK_TOKENS",
     "COLUMNS": "evaluation.table:COLUMNS",
     "Curves": "evaluation.report:Curves",
+    "EngineCheck": "training.callbacks:EngineCheck",
     "EvaluationResult": "evaluation.evaluate:EvaluationResult",
     "Generation": "evaluation.generate:Generation",
     "LaunchSettings": "distributed.launch_settings:LaunchSettings",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
+    "MetricsLog": "training.callbacks:MetricsLog",
     "OnSampled": "evaluation.generate:OnSampled",
     "PhaseCallback": "distributed.callback:PhaseCallback",
     "Problem": "benchmarks.problem:Problem",
@@ -45,7 +47,6 @@ _LAZY = {
     "check_arguments": "training.settings:check_arguments",
     "check_context": "evaluation.generate:check_context",
     "check_decoding": "evaluation.generate:check_decoding",
-    "check_engine": "distributed.engine:check_engine",
     "check_samples": "evaluation.generate:check_samples",
     "choose_together": "training.dependable:choose_together",
     "data_fingerprint": "training.resume:data_fingerprint",
@@ -95,7 +96,6 @@ if TYPE_CHECKING:
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
     from thinker_common.distributed.deepspeed_config import RunValues as RunValues
     from thinker_common.distributed.deepspeed_config import deepspeed_config as deepspeed_config
-    from thinker_common.distributed.engine import check_engine as check_engine
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.join import use_cpu as use_cpu
@@ -136,6 +136,8 @@ if TYPE_CHECKING:
     from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights
+    from thinker_common.training.callbacks import EngineCheck as EngineCheck
+    from thinker_common.training.callbacks import MetricsLog as MetricsLog
     from thinker_common.training.dependable import choose_together as choose_together
     from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
     from thinker_common.training.resume import RunIdentity as RunIdentity

@@ -1,63 +1,22 @@
-"""What happens beside the steps of a stage: metrics written, progress shown, validation, the engine checked."""
+"""What happens beside the steps of a stage: validation, and what the progress bar says."""
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 
-from ._common import BestWeights, EvaluationResult, LoadedBenchmark, RunFolder, check_engine, gathered, ranks
+from ._common import BestWeights, EvaluationResult, LoadedBenchmark, MetricsLog, gathered, ranks
 from .config import Settings
 from .evaluations import evaluate_one
 from .trainer import SpiralThinkerTrainer
 
 
-class EngineCheck(TrainerCallback):
-    """UserError before the first step if another engine trains than the settings ask for."""
-
-    def __init__(self, trainer: SpiralThinkerTrainer, settings: Settings) -> None:
-        self._trainer = trainer
-        self._launch = settings.launch
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        check_engine(
-            self._trainer.model_wrapped,
-            self._launch,
-            args.deepspeed,
-            world_size=ranks.world_size(),
-            launched_ranks=int(os.environ.get("WORLD_SIZE", "1")),
-        )
-
-
-class MetricsCallback(TrainerCallback):
-    """Writes every log to `metrics.jsonl`, and shows progress; on rank 0."""
-
-    def __init__(self, folder: RunFolder, update: Callable[..., None], rows: list[dict[str, Any]]) -> None:
-        self.folder = folder
-        self.rows = rows
-        self._update = update
-        self._status = ""
-
-    def on_log(
-        self,
-        args: Any,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.write({"step": state.global_step, **(logs or {})})
-        if logs is not None and "cross_entropy" in logs:
-            aligned = f", alignment {logs['alignment']:.3f}" if "alignment" in logs else ""
-            self._status = f"cross-entropy {logs['cross_entropy']:.3f}{aligned}"
-
-    def write(self, row: dict[str, Any]) -> None:
-        if ranks.is_main():
-            self.rows.append(row)
-            self.folder.append_metrics(row)
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._update(state.global_step, state.max_steps, self._status)
+def status(row: Mapping[str, Any]) -> str | None:
+    """What the progress bar says, of a row of the log."""
+    if "cross_entropy" not in row:
+        return None
+    aligned = f", alignment {row['alignment']:.3f}" if "alignment" in row else ""
+    return f"cross-entropy {row['cross_entropy']:.3f}{aligned}"
 
 
 class ValidationCallback(TrainerCallback):
@@ -68,7 +27,7 @@ class ValidationCallback(TrainerCallback):
         trainer: SpiralThinkerTrainer,
         benchmark: LoadedBenchmark,
         settings: Settings,
-        metrics: MetricsCallback,
+        metrics: MetricsLog,
         best: BestWeights,
     ) -> None:
         self._trainer = trainer

@@ -27,7 +27,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from ._common import (
     BestWeights,
+    EngineCheck,
     LoadedBenchmark,
+    MetricsLog,
     PhaseCallback,
     RunFolder,
     RunIdentity,
@@ -47,7 +49,7 @@ from ._common import (
     trained_weights,
 )
 from .arguments import training_arguments, weights_dtype
-from .callbacks import EngineCheck, MetricsCallback, ValidationCallback
+from .callbacks import ValidationCallback, status
 from .columns import Row
 from .config import Settings
 from .data import TrainingData, hold_out, latent_steps, load_problems, training_data
@@ -272,12 +274,12 @@ class Run:
             nonfinite=settings.method.nonfinite,
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(EngineCheck(trainer, settings))
+        trainer.add_callback(EngineCheck(trainer, settings.launch))
         trainer.add_callback(PhaseCallback())
         best = BestWeights(folder.file("best.safetensors"), history)
         began = time.perf_counter()
         with progress_bar(f"stage {part.name}") as update:
-            metrics = MetricsCallback(folder, update, history)
+            metrics = MetricsLog(folder, update, history, status)
             trainer.add_callback(metrics)
             if self.validation is not None:
                 trainer.add_callback(ValidationCallback(trainer, self.validation, settings, metrics, best))
