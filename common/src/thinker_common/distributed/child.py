@@ -28,7 +28,8 @@ def main() -> None:
         raise
     if code not in (None, 0, EXIT_SAVED):
         fail()
-    elif "torch.distributed" in sys.modules:
+        sys.exit(code)
+    if "torch.distributed" in sys.modules:
         from .process_group import leave
 
         leave()
