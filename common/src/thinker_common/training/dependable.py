@@ -132,10 +132,11 @@ class DependableMixin(Trainer):
         return ranks.any_rank(self._signals.received is not None)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        made = self.optimizer is None  # transformers asks again for the one that is there
         optimizer = super().create_optimizer(model)
         if isinstance(optimizer, torch.optim.Optimizer):
             self._weight_decays = [group["weight_decay"] for group in optimizer.param_groups]
-            if self.is_deepspeed_enabled and stage_of(self.accelerator.deepspeed_plugin.deepspeed_config) == 0:
+            if made and self.is_deepspeed_enabled and stage_of(self.accelerator.deepspeed_plugin.deepspeed_config) == 0:
                 leave_out_not_finite(optimizer)
         return optimizer
 
