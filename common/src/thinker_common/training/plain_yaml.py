@@ -24,13 +24,25 @@ _SCALARS = (
 )
 
 
+_DEEPEST = 50  # brackets in brackets; PyYAML's time grows with the square of them
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that knows the scalars above only, and refuses aliases and keys given twice."""
+    """SafeLoader that knows the scalars above only, and refuses tags, aliases and keys given twice."""
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        if self.flow_level == _DEEPEST:
+            raise yaml.scanner.ScannerError(problem="nested too deeply", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(TokenClass)
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.get_event().start_mark
             raise yaml.composer.ComposerError(problem="aliases (*name) are not accepted", problem_mark=mark)
+        event = self.peek_event()
+        if event.tag is not None:
+            problem = "tags (!name) are not accepted"
+            raise yaml.composer.ComposerError(problem=problem, problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -77,6 +89,8 @@ def parse_yaml(text: str, source: str) -> Any:
         raise SettingsError(f"{source}{place}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise SettingsError(f"{source}: not valid YAML: {error}") from error
     except RecursionError as error:
         raise SettingsError(f"{source}: nested too deeply") from error
 

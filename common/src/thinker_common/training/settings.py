@@ -8,6 +8,7 @@ A field annotated `dict[str, Any]` holds arguments of somebody else's configurat
 import dataclasses
 import difflib
 import enum
+import functools
 import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from ..errors import SettingsError
 from .plain_yaml import dump_yaml, parse_yaml
 
 T = TypeVar("T")
+_hints = functools.cache(get_type_hints)  # field name -> annotation, of a dataclass
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
@@ -72,7 +74,7 @@ def check_arguments(
     for name in arguments:
         if managed and name in managed:
             raise SettingsError(f"{section}.{name} cannot be set here: use {managed[name]}")
-    hints = get_type_hints(config_class)
+    hints = _hints(config_class)
     fields = [f.name for f in dataclasses.fields(config_class) if f.init and f.name not in (managed or {})]
     check = _Check(known=[f"{section}.{name}" for name in fields], source_of=lambda path: "")
     checked = {}
@@ -86,7 +88,7 @@ def check_arguments(
 def known_names(cls: type, prefix: str = "") -> list[str]:
     """Dotted names of all sections and settings below a settings dataclass."""
     names = []
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     for field in dataclasses.fields(cls):
         names.append(prefix + field.name)
         nested = _dataclass_in(hints[field.name])
@@ -122,9 +124,9 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
     path = name.strip().split(".")
     if not equals or not all(path):
         raise SettingsError(
-            f"{override!r} is not a setting: write section.key=value, for example training.max_steps=20"
+            f"{_shown(override)} is not a setting: write section.key=value, for example training.max_steps=20"
         )
-    return path, parse_yaml(text, f"setting {override!r}")
+    return path, parse_yaml(text, f"setting {_shown(override)}")
 
 
 def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -160,7 +162,7 @@ class _Check:
             parent = path.rpartition(".")[0] + "."
             siblings = [n.removeprefix(parent) for n in self.known if n.startswith(parent)]
             advice = f"; {parent[:-1]} has {', '.join(siblings)}" if 0 < len(siblings) <= 20 else ""
-        return SettingsError(f"{self._at(path)}unknown setting {path!r}{advice}")
+        return SettingsError(f"{self._at(path)}unknown setting {_shown(path)}{advice}")
 
     def refused(self, path: str, value: Any, accepted: str) -> SettingsError:
         return SettingsError(f"{self._at(path)}{path} = {_shown(value)}: expected {accepted}")
@@ -171,7 +173,7 @@ class _Check:
 
 
 def _build(cls: type[T], tree: Mapping[Any, Any], path: str, check: _Check) -> T:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     prefix = f"{path}." if path else ""
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {}
@@ -261,9 +263,13 @@ def _as_int(value: Any) -> int | None:
 
 
 def _as_float(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _as_text(value: Any) -> str | None:
