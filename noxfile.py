@@ -4,6 +4,7 @@ Every session installs the tested pins of pyproject.toml into an environment of 
 pip keeps the build it is offered and no later requirement draws another one.
 """
 
+import os
 import re
 import runpy
 import shutil
@@ -129,14 +130,18 @@ def build(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("method", list(TWO_STEPS))
 def smoke(session: nox.Session, method: str) -> None:
-    """A method's wheel with what its metadata ask for and nothing else, in a folder without the source tree."""
+    """A method's wheel with what its metadata ask for and nothing else, in a folder without the source tree.
+
+    SMOKE_DIST: a folder with finished wheels; without it they are built here.
+    """
     install_pins(session, "torch")
     temporary = Path(session.create_tmp()).resolve()
     pins = temporary / "pins.txt"
     pins.write_text("\n".join(nox.project.dependency_groups(PYPROJECT, "runtime")))
-    for folder in ("common", f"packages/{method}"):
-        session.run("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(temporary), folder)
-    wheels = [temporary / f"{name}-{VERSION}-py3-none-any.whl" for name in ("thinker_common", method)]
+    dist = Path(os.environ.get("SMOKE_DIST", temporary)).resolve()
+    for folder in ("common", f"packages/{method}") if dist == temporary else ():
+        session.run("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(dist), folder)
+    wheels = [dist / f"{name}-{VERSION}-py3-none-any.whl" for name in ("thinker_common", method)]
     session.install("--constraint", str(pins), *map(str, wheels))
     session.run("python", "-m", "pip", "check")
     elsewhere = temporary / "elsewhere"

@@ -1,6 +1,6 @@
 """The promise of vendoring as a trial: copies of a method and of the base under other names train by themselves.
 
-python common/scripts/try_vendored.py tinythinker data.limit=16 method.acquisition.max_steps=2   # settings of a short run
+python common/scripts/try_vendored.py tinythinker data.limit=16 method.acquisition.max_steps=2
 
 An empty folder gets `lab/vendored/base` (thinker_common) and `lab/vendored/method`; the one line that
 changes is the name of the base in the method's `_common.py`. A finder on the path of every process of the trial refuses

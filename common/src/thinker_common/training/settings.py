@@ -19,7 +19,12 @@ from ..errors import SettingsError
 from .plain_yaml import dump_yaml, parse_yaml
 
 T = TypeVar("T")
-_hints = functools.cache(get_type_hints)  # field name -> annotation, of a dataclass
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """Field name -> annotation, of a dataclass."""
+    return get_type_hints(cls)
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
@@ -173,7 +178,7 @@ class _Check:
 
 
 def _build(cls: type[T], tree: Mapping[Any, Any], path: str, check: _Check) -> T:
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
     prefix = f"{path}." if path else ""
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values = {}

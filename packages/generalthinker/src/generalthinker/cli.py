@@ -7,14 +7,13 @@ import typer
 
 from ._common import (
     RunFolder,
+    Training,
     UserError,
     add_doctor,
     add_evaluate,
-    launch,
+    add_train,
     new_app,
-    new_output,
     options,
-    recipes,
     recipes_app,
     run,
 )
@@ -27,100 +26,41 @@ app = new_app(
 )
 
 
-@app.command("train")
-def train_command(
-    overrides: options.Overrides = None,
-    recipe: options.Recipe = None,
-    config: options.Config = None,
-    output: options.Output = None,
-    resume: options.Resume = "auto",
-    allow_changes: options.AllowChanges = False,
-    seed: options.Seed = None,
-    limit: options.Limit = None,
-    data_dir: options.DataDir = None,
-    report_to: options.ReportTo = None,
-    gpus: launch.Gpus = None,
-    nodes: launch.Nodes = None,
-    hostfile: launch.Hostfile = None,
-    zero: launch.Zero = None,
-    offload: launch.Offload = None,
-    launcher: launch.Launcher = None,
-    dry_run: options.DryRun = False,
-) -> None:
-    """Trains a policy; without a recipe, the embedded model on generated problems.
+TRAIN_HELP = """Trains a policy; without a recipe, the embedded model on generated problems.
 
-    The recipe's settings can be changed one by one as SECTION.KEY=VALUE. The same command with the same --output goes
-    on where it stopped.
+The recipe's settings can be changed one by one as SECTION.KEY=VALUE. The same command with the same --output goes
+on where it stopped.
 
-    \b
-    Examples:
-      generalthinker train
-      generalthinker train --dry-run
-      generalthinker train --recipe gsm8k-smollm2-135m --output runs/gsm8k
-      generalthinker train method.credit=none training.max_steps=20 --seed 1
-      generalthinker train --recipe paper-qwen2.5-1.5b --gpus 8 --zero 2 --output runs/paper
-      generalthinker train --config runs/gsm8k/config.yaml --output runs/again
-    """
-    if recipe is not None and config is not None:
-        raise UserError("--recipe and --config exclude each other: a run has one recipe")
-    name, text = _recipe(recipe, config)
-    given = list(overrides or [])
-    if limit is not None:
-        given.append(f"data.limit={limit}")
-    if report_to is not None:
-        given.append(f"training.report_to={report_to}")
+\b
+Examples:
+  generalthinker train
+  generalthinker train --dry-run
+  generalthinker train --recipe gsm8k-smollm2-135m --output runs/gsm8k
+  generalthinker train method.credit=none training.max_steps=20 --seed 1
+  generalthinker train --recipe paper-qwen2.5-1.5b --gpus 8 --zero 2 --output runs/paper
+  generalthinker train --config runs/gsm8k/config.yaml --output runs/again
+"""
 
-    from ._common import load_settings
+
+def _settings() -> type[Any]:
     from .config import Settings
 
-    settings = load_settings(Settings, recipe_text=text, recipe_name=name, overrides=given)
-    if data_dir is not None:
-        settings.data.data_dir = str(data_dir)
-    settings.launch = launch.with_options(
-        settings.launch, gpus=gpus, nodes=nodes, hostfile=hostfile, zero=zero, offload=offload, launcher=launcher
-    )
-    if seed is not None:
-        settings.training["seed"] = seed
-    folder = output or new_output(Path(name).stem)
-    arguments = launch.command_line(
-        "train",
-        *given,
-        recipe=recipe,
-        config=config,
-        output=folder,
-        resume=resume,
-        allow_changes=allow_changes,
-        seed=seed,
-        data_dir=data_dir,
-        gpus=gpus,
-        nodes=nodes,
-        hostfile=hostfile,
-        zero=zero,
-        offload=offload,
-        launcher=launcher,
-    )
-    launch.run_or_launch(
-        settings.launch,
-        __package__,
-        arguments,
-        lambda ranks: _train_here(settings, folder, resume, allow_changes, dry_run, ranks),
-        dry_run=dry_run,
-        name=folder.name,
-    )
+    return Settings
 
 
-def _train_here(settings: Any, folder: Path, resume: str, allow_changes: bool, dry_run: bool, ranks: int) -> None:
-    from rich.console import Console
+def _plan(*where: Any, **how: Any) -> None:
+    from .plan import show_plan
 
-    seed = settings.training.get("seed", 0)
-    if dry_run:
-        from .plan import show_plan
+    show_plan(*where, **how)
 
-        show_plan(settings, folder, seed=seed, ranks=ranks, console=Console())
-        return
+
+def _train(*where: Any, **how: Any) -> None:
     from .train import train
 
-    train(settings, folder, seed=seed, console=Console(), resume=resume, allow_changes=allow_changes)
+    train(*where, **how)
+
+
+add_train(app, __package__, Training(_settings, _plan, _train), TRAIN_HELP)
 
 
 @app.command("inspect")
@@ -267,18 +207,6 @@ def _inspect_run(context: typer.Context, folder: Any, page: Path | None) -> None
     show_run(folder, console, page)
     if page is not None:
         console.print(f"\npage: {page}", highlight=False, soft_wrap=True)
-
-
-def _recipe(recipe: str | None, config: Path | None) -> tuple[str, str]:
-    """Name and text of the recipe: the file's if there is one, else the shipped one's."""
-    if config is None:
-        return recipe or "embedded", recipes.recipe_text(__package__, recipe or "embedded")
-    try:
-        return str(config), config.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{config}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{config}: not UTF-8 text (byte {error.start})") from error
 
 
 app.add_typer(recipes_app(__package__, "generalthinker", example="embedded"), name="recipes")

@@ -56,8 +56,11 @@ def checked_arguments(settings: Settings, stage: Stage) -> dict[str, Any]:
         for name, least in LEAST_ARGUMENTS.items():
             if arguments.get(name) is not None and arguments[name] < least:
                 raise SettingsError(f"{section}.{name} = {arguments[name]}: expected a number of at least {least}")
-        if arguments.get("max_steps") == 0:
-            raise SettingsError(f"{section}.max_steps = 0: expected at least 1, or -1 to train for num_train_epochs")
+        steps = arguments.get("max_steps", -1)
+        if steps == 0 or steps < -1:
+            raise SettingsError(
+                f"{section}.max_steps = {steps}: expected at least 1, or -1 to train for num_train_epochs"
+            )
     return checked
 
 

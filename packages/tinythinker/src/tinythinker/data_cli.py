@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._common import UserError, options, printable
+from ._common import UserError, options, printable, read_config
 
 if TYPE_CHECKING:
     from .build import Report
@@ -234,14 +234,7 @@ def _settings(
 
     if benchmark is not None and file is not None:
         raise UserError("--benchmark and --file exclude each other")
-    text = None
-    if config is not None:
-        try:
-            text = config.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{config}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{config}: not UTF-8 text (byte {error.start})") from error
+    text = None if config is None else read_config(config)
     settings = load_settings(
         PreparationSettings, recipe_text=text, recipe_name=str(config or "defaults"), overrides=overrides
     )

@@ -1,0 +1,127 @@
+"""The verb `train`, the same for all methods: from recipe and options to settings, and from there to the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import typer
+
+from ..errors import SettingsError, UserError
+from ..training.recipes import recipe_text
+from ..training.run_folder import new_output
+from . import launch, options
+
+
+class Training(NamedTuple):
+    """What a method brings. Each of them is called when it is needed, so that it may import what is slow.
+
+    settings: gives the settings' dataclass, with the sections `data`, `training` and `launch`
+    plan: shows what `train` would do, for `--dry-run`: (settings, folder, *, seed, ranks, console)
+    train: trains: (settings, folder, *, seed, console, resume, allow_changes)
+    resumes_at: whether `--resume` takes a checkpoint; a method of several phases has no single one to name
+    """
+
+    settings: Callable[[], type[Any]]
+    plan: Callable[..., Any]
+    train: Callable[..., Any]
+    resumes_at: bool = True
+
+
+def add_train(app: typer.Typer, package: str, method: Training, help_text: str) -> None:
+    """Adds the verb `train` of a method.
+
+    package: whose recipes there are, and whose `python -m` every rank runs
+    help_text: summary, explanation and examples
+    """
+
+    @app.command("train", help=help_text)
+    def train_command(
+        overrides: options.Overrides = None,
+        recipe: options.Recipe = None,
+        config: options.Config = None,
+        output: options.Output = None,
+        resume: options.Resume = "auto",
+        allow_changes: options.AllowChanges = False,
+        seed: options.Seed = None,
+        limit: options.Limit = None,
+        data_dir: options.DataDir = None,
+        report_to: options.ReportTo = None,
+        gpus: launch.Gpus = None,
+        nodes: launch.Nodes = None,
+        hostfile: launch.Hostfile = None,
+        zero: launch.Zero = None,
+        offload: launch.Offload = None,
+        launcher: launch.Launcher = None,
+        dry_run: options.DryRun = False,
+    ) -> None:
+        if not method.resumes_at and resume not in ("auto", "never"):
+            raise UserError(f"--resume {resume}: expected auto or never (each phase has checkpoints of its own)")
+        name, text = read_recipe(package, recipe, config)
+        given = list(overrides or [])
+        if limit is not None:
+            given.append(f"data.limit={limit}")
+        if report_to is not None:
+            given.append(f"training.report_to={report_to}")
+
+        from ..training.settings import load_settings
+
+        settings: Any = load_settings(method.settings(), recipe_text=text, recipe_name=name, overrides=given)
+        if data_dir is not None:
+            settings.data.data_dir = str(data_dir)
+        where = _Where(gpus, nodes, hostfile, zero, offload, launcher)
+        settings.launch = launch.with_options(settings.launch, **where._asdict())
+        if seed is not None:
+            settings.training["seed"] = seed
+        folder = output or new_output(Path(name).stem)
+        arguments = launch.command_line(
+            "train", *given, recipe=recipe, config=config, output=folder, resume=resume, allow_changes=allow_changes,
+            seed=seed, data_dir=data_dir, **where._asdict(),
+        )  # fmt: skip
+
+        def here(ranks: int) -> None:
+            from rich.console import Console
+
+            common = {"seed": _seed(settings), "console": Console()}
+            if dry_run:
+                method.plan(settings, folder, ranks=ranks, **common)
+            else:
+                method.train(settings, folder, resume=resume, allow_changes=allow_changes, **common)
+
+        launch.run_or_launch(settings.launch, package, arguments, here, dry_run=dry_run, name=folder.name)
+
+
+class _Where(NamedTuple):
+    gpus: int | None
+    nodes: int | None
+    hostfile: Path | None
+    zero: int | None
+    offload: bool | None
+    launcher: Literal["deepspeed", "torchrun", "slurm"] | None
+
+
+def _seed(settings: Any) -> int:
+    seed = settings.training.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise SettingsError(f"training.seed = {seed!r}: expected a whole number of at least 0")
+    return seed
+
+
+def read_recipe(package: str, recipe: str | None, config: Path | None, default: str = "embedded") -> tuple[str, str]:
+    """Name and text of the file if there is one, else of the shipped recipe. UserError for both, or one not there."""
+    if config is None:
+        return recipe or default, recipe_text(package, recipe or default)
+    if recipe is not None:
+        raise UserError("--recipe and --config exclude each other: a run has one recipe")
+    return str(config), read_config(config)
+
+
+def read_config(config: Path) -> str:
+    """The text of a recipe of the user's own; UserError where it cannot be read."""
+    try:
+        return config.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{config}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{config}: not UTF-8 text (byte {error.start})") from error
