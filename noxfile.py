@@ -114,9 +114,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
+    """Types, and that imports lead downwards only."""
     install_house(session, *DISTRIBUTIONS)
     install_pins(session, "types")
     session.run("mypy")
+    session.run("lint-imports")
 
 
 @nox.session
