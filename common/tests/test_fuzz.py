@@ -54,10 +54,10 @@ def throw(check: Callable[[T], None], make: Callable[[random.Random], T], texts:
     first()
     for seed in range(inputs - of_hypothesis):
         value = make(random.Random(seed))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             check(value)
-            assert time.monotonic() - start < 10, "a hang"
+            assert time.process_time() - start < 10, "a hang"
         except BaseException as error:
             error.add_note(f"input: {value!r}")
             raise

@@ -142,7 +142,9 @@ def _set(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
             tree[section] = {}
         if not isinstance(tree[section], dict):
             name = ".".join(path[:depth])
-            raise SettingsError(f"{'.'.join(path)} cannot be set: {name} is the value {_shown(tree[section])}")
+            raise SettingsError(
+                f"{_name('.'.join(path))} cannot be set: {_name(name)} is the value {_shown(tree[section])}"
+            )
         tree = tree[section]
     tree[key] = value
 
@@ -170,7 +172,7 @@ class _Check:
         return SettingsError(f"{self._at(path)}unknown setting {_shown(path)}{advice}")
 
     def refused(self, path: str, value: Any, accepted: str) -> SettingsError:
-        return SettingsError(f"{self._at(path)}{path} = {_shown(value)}: expected {accepted}")
+        return SettingsError(f"{self._at(path)}{_name(path)} = {_shown(value)}: expected {accepted}")
 
     def _at(self, path: str) -> str:
         source = self.source_of(path)
@@ -331,6 +333,11 @@ def _sections(cls: type) -> str:
 def _shown(value: Any) -> str:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _name(text: str) -> str:
+    """A dotted name as messages show it, whatever characters the user put into it."""
+    return _shown(text)[1:-1]
 
 
 def _plain(value: Any) -> Any:
