@@ -167,7 +167,7 @@ def paired_row(name: str, one: Sequence[Mapping[str, Any]], other: Sequence[Mapp
         f"| {name} | {len(gains)} | {'+' if statistics.mean(gains) >= 0 else ''}{spread(gains)} "
         f"| {f'{interval[0]:+.1f} to {interval[1]:+.1f}' if interval else ''} "
         f"| {100 * bootstrap.low:+.1f} to {100 * bootstrap.high:+.1f} "
-        f"| {', '.join(f'{mcnemar_exact(a, b).p_value:.2g}' for a, b in pairs)} |"
+        f"| {', '.join(f'{mcnemar_exact([*map(bool, a)], [*map(bool, b)]).p_value:.2g}' for a, b in pairs)} |"
     )
 
 
