@@ -3,6 +3,10 @@ r"""Small tokenizers of the families that matter for the boundary rule, trained 
 Besides, figures that tests measured (`record_property`) are printed at the end of a run.
 """
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +87,18 @@ def tokenizers() -> dict[str, PreTrainedTokenizerBase]:
         "prefix_space": prefix_space_style(),
         "llama2": llama2_style(),
     }
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """fault_shim.c, built: a library that, preloaded, stands between a process and the disk."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("failing single system calls needs Linux and a C compiler")
+    library = tmp_path_factory.mktemp("shim") / "fault_shim.so"
+    source = Path(__file__).with_name("fault_shim.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return library
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -1,13 +1,14 @@
 """Worker of test_resume_ranks.py: on several ranks, a stop by a signal and a resume are bit-exact.
 
-    torchrun --nproc-per-node 2 resume_ranks.py FOLDER none|0|1|2|3 [kill]
+    torchrun --nproc-per-node 2 resume_ranks.py FOLDER none|0|1|2|3 [kill|full]
 
 Trains six steps untouched. Trains again, gets a SIGTERM on rank 1 alone in the middle of step 4, goes on from what all
 ranks saved, and compares. Dropout is on, and every rank holds a factor of its own that three steps use. Then rank 1 gets a
 loss that is not a number, once skipped and once stopped at. `kill`: rank 1 kills itself while it saves step 4 instead;
-nothing follows.
+`full`: from there on the disk is full for rank 1 alone (needs fault_shim.c preloaded). Nothing follows then.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -29,13 +30,14 @@ from thinker_common.training.signals import SavedAndStopped
 from thinker_common.training.supervised import SupervisedTrainer
 
 STEPS, STOP = 6, 4
+FULL = 2  # of fault_shim.c
 
 
 class Rollouts(SupervisedTrainer):
     """Draws, every third step and on every rank, a factor that three steps train with, as a rollout would be."""
 
     interrupted = False
-    killed = False
+    killed = full = False
     factor = torch.ones(())
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -48,6 +50,13 @@ class Rollouts(SupervisedTrainer):
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return super().compute_loss(*args, **kwargs) * self.factor
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.full and self.state.global_step == STOP and ranks.rank() == 1:
+            shim = ctypes.CDLL(None)
+            shim.fault_watch(f"{self.args.output_dir}/".encode())
+            shim.fault_arm(1, FULL)
+        super()._save_checkpoint(*args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Written by every rank, behind the weights and the optimiser."""
@@ -109,11 +118,11 @@ def steps_not_finite(path: Path, zero: str) -> dict[str, Any]:
 
 def main(folder: str, zero: str, *options: str) -> None:
     path = Path(folder)
-    if "kill" in options:
+    if options:
         made = trainer(path, zero)
-        made.killed = True
+        made.killed, made.full = "kill" in options, "full" in options
         made.train()
-        raise AssertionError("rank 1 was to be killed")
+        raise AssertionError("the save of step 4 was to fail")
     whole = trainer(path / "whole", zero, save_strategy="no")
     whole.train()
     expected = weights(whole)

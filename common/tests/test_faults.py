@@ -37,17 +37,6 @@ tiny = load("tiny_training")
 # ------------------------------------------------------------------------------------------- every operation of a save
 
 
-@pytest.fixture(scope="module")
-def shim(tmp_path_factory):
-    """The library that stands between a process and the disk."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("failing single system calls needs Linux and a C compiler")
-    library = tmp_path_factory.mktemp("shim") / "fault_shim.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "fault_shim.c", "-ldl"], check=True)
-    return library
-
-
 def fail_saves(shim: Path, folder: Path, *arguments: str) -> dict:
     done = subprocess.run(
         [sys.executable, HERE / "fault_saves.py", folder, *arguments],

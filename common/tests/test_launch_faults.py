@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from thinker_common.training.resume import choose
+
 pytestmark = pytest.mark.slow
 
 LAUNCH = """
@@ -198,4 +200,25 @@ def test_sigterm_saves_on_all_ranks_and_keeps_the_exit_code(tmp_path, launcher):
     assert "error:" not in errors
     [checkpoint] = (tmp_path / "output").glob("checkpoint-*")
     assert (checkpoint / "model.safetensors").is_file()
+    assert not left_behind(str(tmp_path))
+
+
+@pytest.mark.parametrize(("launcher", "zero"), [("torchrun", "none"), ("deepspeed", "2"), ("deepspeed", "3")])
+def test_a_disk_that_is_full_for_one_rank(shim, tmp_path, record_property, launcher, zero):
+    (tmp_path / "launch.py").write_text(LAUNCH.replace('"job", [zero, *arguments]', '"resume_ranks", arguments'))
+    kept = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}}
+    search = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *filter(None, sys.path)])
+    environment = {**kept, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "LD_PRELOAD": str(shim)}
+    run = tmp_path / "run"
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, tmp_path / "launch.py", launcher, zero, run, zero, "full"],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    record_property(f"{launcher}, {zero}, disk full for one rank, whole job", f"{time.perf_counter() - began:.0f} s")
+    assert done.returncode not in (0, 75), done.stdout
+    refused = f"step 4: rank 1 on {os.uname().nodename} cannot write checkpoint-4: No space left on device"
+    assert refused in done.stderr, done.stderr[-3000:]
+    assert 'in phase "save checkpoint-4"; the other ranks are ended' in done.stderr, done.stderr[-3000:]
+    assert choose(run, "auto").checkpoint.manifest.step == 3, "the last good one"
     assert not left_behind(str(tmp_path))

@@ -1,13 +1,14 @@
 """The study's command: which cells there are, that finished ones are kept, and what its tables say."""
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from thinker_common.evaluation.study import Ledger, pack_answers
 
 SCRIPT = Path(__file__).parents[1] / "scripts/study_grid.py"
 
@@ -22,17 +23,17 @@ def study() -> ModuleType:
 
 
 def result(study: ModuleType, cell: Any, right: set[int]) -> dict[str, Any]:
-    rows = [] if cell.settings is None else [0.01, 0.02]
+    trained = cell.settings is not None
     return {
         "task": cell.task, "cell": cell.name, "seed": cell.seed, "settings": study.settings_of(cell, []),
         "accuracy": len(right) / 10, "boxed_rate": 1.0, "truncation_rate": 0.0, "answer_loglik": -1.0,
-        "correct": {f"p{i}": int(i in right) for i in range(10)},
-        "validation": {"4": [0.5, -1.0]} if rows else {},
-        "curves": [
-            {"step": i, "kl": kl, "grad_norm": 1.0, "entropy": 0.5, "groups_without_signal": 0.0,
-             "well_formed_rate": 0.75, "credit/sign_flip_ratio": None, "completions/mean_length": 20.0}
-            for i, kl in enumerate(rows)
-        ],
+        "answers": pack_answers({f"p{i}": i in right for i in range(10)}),
+        "validation": {"4": [0.5, -1.0]} if trained else {},
+        "curves": {
+            "step": [1, 2], "kl": [0.01, 0.02], "grad_norm": [1.0, 1.0], "entropy": [0.5, 0.5],
+            "groups_without_signal": [0.0, 0.0], "well_formed_rate": [0.75, 0.75],
+            "credit/sign_flip_ratio": [None, None], "completions/mean_length": [20.0, 20.0],
+        } if trained else {},
     }  # fmt: skip
 
 
@@ -61,13 +62,20 @@ def test_every_setting_of_every_cell_is_possible(study: ModuleType) -> None:
 
 
 def test_finished_cells_are_kept_and_others_settings_refused(study: ModuleType, tmp_path: Path) -> None:
-    first, *rest = study.missing(tmp_path, ["main"], [])
+    ledger = Ledger(tmp_path / "study.jsonl")
+    first, *rest = study.missing(ledger, ["main"], [])
     assert (first.name, len(rest)) == ("base", 30)
-    study.replace(first.file(tmp_path), json.dumps(result(study, first, {1})))
-    assert study.missing(tmp_path, ["main"], []) == rest
-    study.replace(rest[0].file(tmp_path), json.dumps(result(study, rest[0], {1}) | {"settings": ["other"]}))
-    with pytest.raises(SystemExit, match=r"binary-1.json was made with other settings"):
-        study.missing(tmp_path, ["main"], [])
+    ledger.append(result(study, first, {1}))
+    assert study.missing(ledger, ["main"], []) == rest
+    ledger.append(result(study, rest[0], {1}) | {"settings": ["other"]})
+    with pytest.raises(SystemExit, match=r"binary, seed 1 was made with other settings"):
+        study.missing(ledger, ["main"], [])
+
+
+def test_the_committed_results_are_of_this_grid(study: ModuleType) -> None:
+    ledger = Ledger(study.LEDGER)
+    study.missing(ledger, list(study.GROUPS), [])  # raises for a cell of other settings
+    study.tables(ledger)
 
 
 def test_tables(study: ModuleType, tmp_path: Path) -> None:
@@ -76,9 +84,10 @@ def test_tables(study: ModuleType, tmp_path: Path) -> None:
         ("base", 1): {0}, ("likelihood", 1): {0, 1, 2}, ("likelihood", 2): {0, 1, 2, 3, 4},
         ("generalthinker", 1): {0, 1, 2, 3}, ("generalthinker", 2): {0, 1, 2, 3, 4, 5, 6, 7}, ("rlpr", 1): {5},
     }  # fmt: skip
+    ledger = Ledger(tmp_path / "study.jsonl")
     for key, numbers in right.items():
-        study.replace(cells[key].file(tmp_path), json.dumps(result(study, cells[key], numbers)))
-    text = study.tables(tmp_path)
+        ledger.append(result(study, cells[key], numbers))
+    text = study.tables(ledger)
     assert "(`--group main`: 6 of 31 cells)" in text
     assert "(`--group phrases`: 0 of 21 cells)" in text
     assert "| likelihood | 2 | 40.0 ± 14.1 | 100.0 | 0.0 | -1.00 ± 0.00 |" in text

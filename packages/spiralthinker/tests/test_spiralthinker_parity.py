@@ -51,7 +51,7 @@ def check(name: str, folder: Path, reference: Path, start, record_property) -> N
     layout = LAYOUTS[name]
     train(layout, folder)
     found = parity.difference(folder, reference, start)
-    record_property(f"parity, {name}", str(found))
+    record_property(f"parity, spiralthinker, {name}", str(found))
     assert found.within(parity.TOLERANCE), found
     engine = json.loads((folder / "record.json").read_text())["engine"]
     expected = "one process" if layout.ranks == 1 else "DistributedDataParallel"

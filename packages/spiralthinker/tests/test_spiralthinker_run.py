@@ -86,6 +86,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, tmp_path, cut)
         if checkpoint.name != "checkpoint-1":
             shutil.rmtree(checkpoint)
     if cut == "in stage 1":
+        (copy / "stage1/trained.json").unlink()
         shutil.rmtree(copy / "checkpoints")
     invoke("train", "--output", str(copy), "--seed", "5", *TINY)
     for part in ("", "stage1"):
@@ -94,6 +95,27 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, tmp_path, cut)
     whole, again = (SpiralThinkerModel.from_pretrained(run / "model") for run in (folder, copy))
     for name, weight in whole.base.state_dict().items():
         torch.testing.assert_close(again.base.state_dict()[name], weight, atol=1e-6, rtol=0)
+
+
+def test_a_stage_that_was_trained_and_not_evaluated_is_evaluated_and_not_trained(finished, tmp_path):
+    folder, _ = finished
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    for name in ("results.json", "report.html"):
+        (copy / name).unlink()
+    for name in ("model", "evaluation", "checkpoints", "stage1/evaluation", "stage1/checkpoints"):
+        shutil.rmtree(copy / name)
+    written = (copy / "stage1/model/model.safetensors").stat().st_mtime_ns
+    printed = invoke("train", "--output", str(copy), "--seed", "5", *TINY)
+    assert re.search(r"chains\s+explicit\s+3 ", printed)
+    assert (copy / "stage1/model/model.safetensors").stat().st_mtime_ns == written
+    assert not (copy / "stage1/checkpoints").exists()
+    for stage in ("explicit", "implicit"):
+        whole, again = (json.loads((run / "results.json").read_text())["stages"][stage] for run in (folder, copy))
+        for found in (whole, again):
+            found["evaluations"]["chains"]["cost_of_a_response"].pop("seconds")
+            found.pop("training_seconds")
+        assert again == whole
 
 
 def test_lora_goes_on_too(tmp_path):

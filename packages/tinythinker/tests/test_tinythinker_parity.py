@@ -59,7 +59,7 @@ def check(phase, kind, name, folder, references, record_property) -> None:
     layout = LAYOUTS[name]
     train(layout, folder, phase, kind)
     found = parity.difference(folder, references(phase, kind), recorded(folder, kind))
-    record_property(f"parity, {phase}, {kind}, {name}", str(found))
+    record_property(f"parity, tinythinker, {phase}, {kind}, {name}", str(found))
     assert found.within(parity.TOLERANCE), found
     engine = json.loads((folder / "record.json").read_text())["engine"]
     expected = "one process" if layout.ranks == 1 else "DistributedDataParallel"

@@ -15,6 +15,7 @@ signature.
 """
 
 import math
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -265,8 +266,9 @@ class DependableMixin(Trainer):
             with suppress(OSError):
                 durable.remove_tree(self._folder / checkpoints.PARTIAL)
         kept = f"{self._last_good} is complete" if self._last_good else "there is no earlier checkpoint"
+        who = f"rank {ranks.rank()} on {socket.gethostname()} " if ranks.world_size() > 1 else ""
         refused = UserError(
-            f"step {self.state.global_step}: cannot {what}: {reason} ({kept}). Make room, or make {self._folder} "
+            f"step {self.state.global_step}: {who}cannot {what}: {reason} ({kept}). Make room, or make {self._folder} "
             "writable, and run the same command again"
         )
         refused.__cause__ = error

@@ -85,6 +85,7 @@ _LAZY = {
     "token_budget_batches": "likelihood.batching:token_budget_batches",
     "trained_weights": "models.adapters:trained_weights",
     "use_cpu": "distributed.join:use_cpu",
+    "write_atomic": "training.run_folder:write_atomic",
     "write_report": "evaluation.report:write_report",
 }
 
@@ -146,6 +147,7 @@ if TYPE_CHECKING:
     from thinker_common.training.resume import RunIdentity as RunIdentity
     from thinker_common.training.resume import data_fingerprint as data_fingerprint
     from thinker_common.training.resume import flat_settings as flat_settings
+    from thinker_common.training.run_folder import write_atomic as write_atomic
     from thinker_common.training.settings import check_arguments as check_arguments
     from thinker_common.training.settings import load_settings as load_settings
     from thinker_common.training.settings import to_yaml as to_yaml

@@ -4,17 +4,19 @@
     OUTPUT/stage1/     where both stages run: checkpoints, metrics and model of the first
     OUTPUT/latent1/    and so on: those of the latent stages of Coconut's curriculum, but for the last
 
-Each stage starts from the model folder that the one before it wrote, adapters merged. So a run that is gone on with
-finds out by looking at them which stages are done, and each stage alone starts from the same files as all together.
+Each stage starts from the model folder that the one before it wrote, adapters merged, so that each alone starts from
+the same files as all together. A stage whose `trained.json` is there is not trained again by a run that goes on.
 
 On several ranks every rank runs this file from top to bottom; what one does for all (write) stands in `ranks.on_main`.
 """
 
+import gc
+import json
 import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ from ._common import (
     terminal_table,
     to_yaml,
     trained_weights,
+    write_atomic,
 )
 from .arguments import training_arguments, weights_dtype
 from .callbacks import ValidationCallback, status
@@ -57,6 +60,8 @@ from .evaluations import Measured, evaluate_one, load_evaluations
 from .model import SETTINGS_FILE, LatentSettings, SpiralThinkerModel
 from .report import cost_table, write_run_report
 from .trainer import SpiralThinkerTrainer, Stage
+
+TRAINED = "trained.json"
 
 
 @dataclass(frozen=True)
@@ -75,32 +80,35 @@ class Part:
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """What a stage leaves behind beside its model. token_passes: real tokens in one reading, as far as logged."""
+class Trained:
+    """What a stage's training came to; its file is written once the model is, and says that the stage is trained."""
 
-    stage: str
     steps: int
     exported_step: int
-    seconds: float
-    examples: int
+    training_seconds: float
+    training_examples: int
     answer_only: int
     latent_steps: int
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves behind beside its model."""
+
+    stage: str
+    trained: Trained
     history: list[dict[str, Any]]
     evaluations: dict[str, Measured]
 
     @property
     def token_passes(self) -> int:
+        """Real tokens in one reading, as far as logged."""
         return int(sum(row.get("token_passes", 0) for row in self.history))
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "steps": self.steps,
-            "exported_step": self.exported_step,
-            "training_seconds": round(self.seconds, 1),
+            **asdict(self.trained),
             "token_passes": self.token_passes,
-            "training_examples": self.examples,
-            "answer_only": self.answer_only,
-            "latent_steps": self.latent_steps,
             "evaluations": {name: result.to_dict() for name, result in self.evaluations.items()},
         }
 
@@ -127,9 +135,7 @@ def train(
     run = Run(settings, output, seed, resume, allow_changes)
     run.begin()
     began = time.perf_counter()
-    results: list[StageResult] = []
-    for before, part in zip([None, *run.parts], run.parts, strict=False):
-        results += run.stage(part, before)
+    results = [run.stage(part, before) for before, part in zip([None, *run.parts], run.parts, strict=False)]
     if not ranks.is_main():
         return {}
     found = {
@@ -230,14 +236,29 @@ class Run:
     def rows(self, model: SpiralThinkerModel, data: TrainingData, stage: Stage) -> list[Row]:
         return data.rows(model, implicit=stage == "implicit", trains_teacher=self.settings.method.trains_teacher)
 
-    def stage(self, part: Part, before: Part | None) -> list[StageResult]:
-        """Trains a stage, writes its model and evaluates it; nothing if an earlier call for the run did so.
+    def stage(self, part: Part, before: Part | None) -> StageResult:
+        """Trains a stage, writes its model and evaluates it; what an earlier call for the run did is not done again.
 
         before: the stage that it goes on from
         """
+        folder = RunFolder(part.path)
+        found = ranks.from_main(ranks.on_main(lambda: self._earlier(part), "look for the stage"), "what was trained")
+        trained, history = found or self._train(part, before)
+        gc.collect()  # the optimiser and its model go before another one comes
+        evaluations = self._evaluate(folder) if self.settings.evaluation.at_end and part.evaluated else {}
+        return StageResult(part.name, trained, history, evaluations)
+
+    def _earlier(self, part: Part) -> tuple[Trained, list[dict[str, Any]]] | None:
+        """What a stage before the last came to, where an earlier call trained it. The last one is gone on with."""
+        folder = RunFolder(part.path)
+        if part.path == self.output or not folder.file(TRAINED).is_file():
+            return None
+        trained = Trained(**json.loads(folder.file(TRAINED).read_text(encoding="utf-8")))
+        return trained, folder.forget_metrics(after_step=trained.steps)
+
+    def _train(self, part: Part, before: Part | None) -> tuple[Trained, list[dict[str, Any]]]:
+        """Trains a stage, or goes on with it, and writes its model. Rank 0 has the rows of metrics.jsonl."""
         settings, folder, stage = self.settings, RunFolder(part.path), part.stage
-        if part.path != self.output and ranks.from_main(folder.model.is_dir(), f"whether stage {part.name} is done"):
-            return []
 
         def start() -> SpiralThinkerModel:
             return self.start(before, part.settings)
@@ -286,27 +307,18 @@ class Run:
             trainer.train(resume_from_checkpoint=None if point.checkpoint is None else point.checkpoint.path)
         seconds = time.perf_counter() - began
         keep_best = settings.evaluation.export == "best" and ranks.from_main(best.step, "step to export") > 0
-        exported = export(trainer, folder.model, best=best if keep_best else None, rebuild=start)
-        evaluations = {}
-        if settings.evaluation.at_end and part.evaluated:
-            # Rank 0 has the model that was written; the others read it, in the precision that it has there.
-            dtype = "" if exported is None else str(exported.causal.dtype).removeprefix("torch.")
-            dtype = ranks.from_main(dtype, "precision")
-            trained = SpiralThinkerModel.from_pretrained(folder.model, dtype=dtype) if exported is None else exported
-            evaluations = self._evaluate(trained.to(arguments.device), folder)
-        return [
-            StageResult(
-                stage=part.name,
-                steps=trainer.state.global_step,
-                exported_step=best.step if keep_best else trainer.state.global_step,
-                seconds=seconds,
-                examples=len(rows),
-                answer_only=data.answer_only,
-                latent_steps=latent_steps(rows),
-                history=history,
-                evaluations=evaluations,
-            )
-        ]
+        export(trainer, folder.model, best=best if keep_best else None, rebuild=start)
+        trained = Trained(
+            steps=trainer.state.global_step,
+            exported_step=best.step if keep_best else trainer.state.global_step,
+            training_seconds=round(seconds, 1),
+            training_examples=len(rows),
+            answer_only=data.answer_only,
+            latent_steps=latent_steps(rows),
+        )
+        text = json.dumps(asdict(trained), indent=2) + "\n"
+        ranks.on_main(lambda: write_atomic(folder.file(TRAINED), text), "mark the stage as trained")
+        return trained, history
 
     def _begin(self, folder: RunFolder) -> None:
         for own in (RunFolder(self.output), folder):
@@ -315,12 +327,16 @@ class Run:
             own.write_config(to_yaml(self.settings))
             own.write_environment()
 
-    def _evaluate(self, model: SpiralThinkerModel, folder: RunFolder) -> dict[str, Measured]:
+    def _evaluate(self, folder: RunFolder) -> dict[str, Measured]:
+        """Evaluates the model that a stage has written, as it will be loaded again; goes on from its answers."""
+        settings = self.settings
+        model = SpiralThinkerModel.from_pretrained(folder.model, dtype=weights_dtype(settings))
+        model.to(self.arguments(self.parts[0]).device)
         results = {}
         for benchmark in self.benchmarks:
             output = folder.file(f"evaluation/{benchmark.name}/generations.jsonl")
             with progress_bar(benchmark.name) as update:
-                results[benchmark.name] = evaluate_one(model, benchmark, self.settings, output, update)
+                results[benchmark.name] = evaluate_one(model, benchmark, settings, output, update)
         return results
 
 
@@ -355,8 +371,8 @@ def parts_of(settings: Settings, output: Path) -> list[Part]:
 
 def export(
     trainer: SpiralThinkerTrainer, folder: Path, *, best: BestWeights | None, rebuild: Callable[[], SpiralThinkerModel]
-) -> SpiralThinkerModel | None:
-    """Writes the trained model and returns it. Rank 0 writes; the others get None.
+) -> None:
+    """Writes the trained model, on rank 0.
 
     Args:
         best: export these weights in the place of the last ones.
@@ -368,17 +384,16 @@ def export(
         weights = trained_weights(base) if sharded and best is None and ranks.is_main() else None
     unset_hf_deepspeed_config()  # what is loaded from here on is not sharded
 
-    def write() -> SpiralThinkerModel:
+    def write() -> None:
         model = rebuild() if sharded else trainer.spiral
         if best is not None:
             load_trained_weights(model.base, best.load())
         elif weights is not None:
             load_trained_weights(model.base, weights)
         model.save_pretrained(folder)
-        return model
 
     with torch.no_grad():
-        return ranks.on_main(write, "export the model")
+        ranks.on_main(write, "export the model")
 
 
 def _print_results(results: list[StageResult], folder: RunFolder, console: Console) -> None:
@@ -387,10 +402,11 @@ def _print_results(results: list[StageResult], folder: RunFolder, console: Conso
         console.print(terminal_table([(measured.result, name) for measured, name in rows]))
         console.print(cost_table(rows))
     for result in results:
-        if result.answer_only:
+        trained = result.trained
+        if trained.answer_only:
             console.print(
-                f"{result.stage} stage: {result.answer_only} of {result.examples} problems have no steps and were "
-                "trained on with their answer alone",
+                f"{result.stage} stage: {trained.answer_only} of {trained.training_examples} problems have no steps "
+                "and were trained on with their answer alone",
                 highlight=False,
                 soft_wrap=True,
             )

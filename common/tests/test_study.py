@@ -1,0 +1,101 @@
+"""The ledger of a study: what it keeps, what it refuses, and the statistics of its tables."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from thinker_common.evaluation import study
+
+
+def record(cell: str, seed: int, **figures: object) -> study.Record:
+    return {"cell": cell, "seed": seed, "settings": ["a=1"], **figures}
+
+
+def test_a_ledger_keeps_what_was_appended(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "study.jsonl"
+    ledger = study.Ledger(path)
+    ledger.append(record("a", 2, loss=0.123456789, curve=[1.00004, float("nan")]))
+    ledger.append(record("a", 1))
+    again = study.Ledger(path)
+    assert [kept["seed"] for kept in again["a"]] == [1, 2]
+    assert again["a"][1] == record("a", 2, loss=0.1235, curve=[1.0, None])
+    assert ("a" in again, "b" in again, again["b"]) == (True, False, [])
+    assert again.has("a", 1, ["a=1"]) and not again.has("a", 3, ["a=1"]) and not again.has("b", 1, None)
+
+
+def test_half_a_line_is_removed_and_the_cell_runs_again(tmp_path: Path) -> None:
+    path = tmp_path / "study.jsonl"
+    study.Ledger(path).append(record("a", 1))
+    whole = path.read_text()
+    path.write_text(whole + json.dumps(record("ä", 2), ensure_ascii=False)[:-4])
+    ledger = study.Ledger(path)
+    assert path.read_text() == whole
+    ledger.append(record("ä", 2))
+    assert study.Ledger(path).has("ä", 2, ["a=1"])
+
+
+def test_other_settings_and_second_results_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.jsonl"
+    ledger = study.Ledger(path)
+    ledger.append(record("a", 1))
+    with pytest.raises(SystemExit, match=r"a, seed 1 was made with other settings: take another --results"):
+        ledger.has("a", 1, ["a=2"])
+    with pytest.raises(SystemExit, match=r"two results of a, seed 1"):
+        ledger.append(record("a", 1))
+    assert len(path.read_text().splitlines()) == 1
+    path.write_text(path.read_text() * 2)
+    with pytest.raises(SystemExit, match=r"two results of a, seed 1"):
+        study.Ledger(path)
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 5, 500])
+def test_answers_pack_and_unpack(n: int) -> None:
+    correct = {f"p{i:03d}": i % 3 == 1 for i in range(n)}
+    packed = study.pack_answers(dict(reversed(correct.items())))
+    assert study.unpack_answers(packed) == [int(right) for right in correct.values()]
+    assert len(packed["right"]) == -(-n // 4)
+
+
+def test_a_paired_row_against_figures_by_hand() -> None:
+    def answers(right: set[int]) -> study.Record:
+        return study.pack_answers({f"p{i}": i in right for i in range(10)})
+
+    ones = [answers({0, 1, 2, 3}), answers({0, 1, 2, 3, 4, 5, 6, 7})]
+    others = [answers({0, 1, 2}), answers({0, 1, 2, 3, 4})]
+    # 10 and 30 points: mean 20, deviation 14.1, half width of the t interval 12.706 * 14.14 / sqrt(2)
+    row = study.paired_row("one - other", ones, others)
+    assert row.startswith("| one - other | 2 | +20.0 ± 14.1 | -107.1 to +147.1 |")
+    assert row.endswith("| 1, 0.25 |"), "McNemar: 1 of 1, and 3 of 3 in the same direction"
+    assert study.paired_row("x", ones[:1], others[:1]).startswith("| x | 1 | +10.0 |  |"), "one seed has no interval"
+    with pytest.raises(ValueError, match="different problems"):
+        study.paired_row("x", ones[:1], [study.pack_answers({"q": True})])
+
+
+def test_a_command_that_fails_names_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "cell-1.log"
+    study.run([sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"], log)
+    assert log.read_text() == "1\n"
+    with pytest.raises(SystemExit, match=r"cell-1 ended with code 3: see .*cell-1\.log"):
+        study.run([sys.executable, "-c", "raise SystemExit(3)"], log)
+
+
+def test_the_commit_is_dirty_for_sources_and_not_for_results(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert study.current_commit(tmp_path) == "unknown"
+    (tmp_path / "docs").mkdir()
+    for name in ("docs/study.jsonl", "source.py"):
+        (tmp_path / name).write_text("1\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    clean = study.current_commit(tmp_path)
+    (tmp_path / "docs/study.jsonl").write_text("2\n")
+    assert study.current_commit(tmp_path) == clean and len(clean) >= 7
+    (tmp_path / "source.py").write_text("2\n")
+    assert study.current_commit(tmp_path) == f"{clean}-dirty"
