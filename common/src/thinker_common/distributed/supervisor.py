@@ -27,7 +27,7 @@ from typing import Any
 from ..errors import UserError
 from .exit_codes import EXIT_HANG, EXIT_SAVED, of_signal
 from .launch import LaunchPlan, is_this_host, remote_command
-from .worker import SUPERVISOR, TOKEN
+from .worker import SUPERVISOR, TOKEN, heard_signals
 
 _TICK_SECONDS = 0.5
 _SETTLE_SECONDS = 1.0  # ranks that lose a peer fail at once as well: the cause is looked for among all of these
@@ -35,6 +35,8 @@ _END_SECONDS = 20.0  # until the launchers themselves are killed
 _IDLE_SECONDS = 5.0  # the same when every rank has ended
 _LOST_SECONDS = 45.0
 _SHOWN_LINES = 20
+_NOT_SAVED = "stopped by a signal, before anything could be saved\n"
+_LONGEST_LINE = 1 << 20  # bytes; a rank's last lines are its longest message
 
 
 def run(plan: LaunchPlan) -> int:
@@ -89,8 +91,9 @@ class Supervisor:
         self.selector.register(self.listener, selectors.EVENT_READ)
 
     def run(self) -> int:
-        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, lambda number, _: self.received.append(number)) for number in handled}
+        before = {
+            number: signal.signal(number, lambda number, _: self.received.append(number)) for number in heard_signals()
+        }
         try:
             self._start()
             began = time.monotonic()
@@ -164,12 +167,15 @@ class Supervisor:
             elif rank.code is None:  # its worker died, and with it the rank
                 rank.code, rank.ended = -signal.SIGKILL, rank.ended or time.monotonic()
             return
-        *lines, self.parts[connection] = (self.parts[connection] + block).split(b"\n")
+        *lines, rest = (self.parts[connection] + block).split(b"\n")
+        self.parts[connection] = rest
+        if len(rest) > _LONGEST_LINE:
+            lines.append(b"")  # not one of ours
         for line in lines:
             try:
                 message = json.loads(line)
                 rank = self._welcome(message, connection) if rank is None else self._note(rank, message)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 rank = None
             if rank is None:  # not one of ours
                 self.selector.unregister(connection)
@@ -225,11 +231,18 @@ class Supervisor:
         now = time.monotonic()
         settings = self.plan.settings
         failed = [rank for rank in self.ranks.values() if rank.failed]
-        if failed and not self.received and min(rank.ended or now for rank in failed) < now - _SETTLE_SECONDS:
+        first = min((rank.ended or now for rank in failed), default=now)
+        if failed and self._by_signal(failed):  # the others may be saving, or wait for them in vain
+            if first < now - _END_SECONDS:
+                self._end(_NOT_SAVED, of_signal(self.received[0]))
+            return
+        if first < now - _SETTLE_SECONDS:
             self._end_after_failure(failed)
             return
         if len(self.ranks) < self.plan.world_size:
-            if now - began > settings.patience_seconds:
+            if any(launcher.poll() for launcher in self.launchers) and not self.received:
+                self._end(*self._launcher_failed())
+            elif now - began > settings.patience_seconds:
                 missing = sorted(set(range(self.plan.world_size)) - set(self.ranks))
                 self._end(f"error: ranks {missing} have not started in {settings.patience_seconds} s\n", EXIT_HANG)
             return
@@ -243,6 +256,11 @@ class Supervisor:
         limit = settings.patience_seconds if any(rank.patient for rank in running) else settings.hang_seconds
         if running and now - max(max(rank.moved, rank.ended or 0.0) for rank in self.ranks.values()) > limit:
             self._end_after_hang(running, limit)
+
+    def _by_signal(self, failed: list[Rank]) -> bool:
+        """Whether one of them ended by the signal that stops the run: it was not yet where it could save."""
+        stops = {signal.SIGTERM if number == signal.SIGHUP else number for number in self.received}
+        return any(rank.code in (-number, of_signal(number)) for rank in failed for number in stops)
 
     def _end_after_failure(self, failed: list[Rank]) -> None:
         # A rank that was killed did not fail because of another, unless a launcher told it to end; else the first to
@@ -301,32 +319,30 @@ class Supervisor:
             return self.code
         codes = [rank.code for rank in self.ranks.values()]
         failed = [rank for rank in self.ranks.values() if rank.failed]
-        if self.received and failed:
-            print("stopped by a signal, before anything could be saved", file=sys.stderr)
+        if failed and self._by_signal(failed):
+            sys.stderr.write(_NOT_SAVED)
             return of_signal(self.received[0])
         if failed:
             self._end_after_failure(failed)
             assert self.code is not None
             return self.code
         if len(codes) < self.plan.world_size or None in codes:
-            return self._launcher_failed()
+            if self.received:
+                return of_signal(self.received[0])
+            text, code = self._launcher_failed()
+            sys.stderr.write(text)
+            return code
         return EXIT_SAVED if EXIT_SAVED in codes else 0
 
-    def _launcher_failed(self) -> int:
-        """A launcher that gave up before its ranks had started, such as an `ssh` that reached nobody."""
-        if self.received:
-            return of_signal(self.received[0])
+    def _launcher_failed(self) -> tuple[str, int]:
+        """What to say of a launcher that gave up before its ranks had started, such as an `ssh` that reached nobody."""
         for host, launcher in zip(self.plan.hosts, self.launchers, strict=False):
             code = launcher.poll()
-            if code != 0:
-                print(
-                    f"error: the launcher on {host.name} ended with exit code {code} before its ranks had started: "
-                    f"{shlex.join(launcher.args[:6] if isinstance(launcher.args, (list, tuple)) else [])} ...",
-                    file=sys.stderr,
-                )
-                return code if code is not None and code > 0 else 1
-        print("error: the launchers ended, and not every rank had started", file=sys.stderr)
-        return 1
+            if code:
+                command = shlex.join(launcher.args[:6] if isinstance(launcher.args, (list, tuple)) else [])
+                text = f"error: the launcher on {host.name} ended with exit code {code} before its ranks had started: "
+                return f"{text}{command} ...\n", max(code, 1)
+        return "error: the launchers ended, and not every rank had started\n", 1
 
     def _stop_launchers(self) -> None:
         """Waits for the launchers, which end when their ranks have; kills what is left."""

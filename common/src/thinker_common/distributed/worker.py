@@ -56,7 +56,7 @@ class Worker:
         self.parts: dict[int, bytes] = {}  # what came of a line whose end is still to come
         self.selector = selectors.DefaultSelector()
         self.supervisor = self._connect()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in heard_signals():
             signal.signal(number, lambda number, _: self._pass_on(number))
         self.child = self._start(command)
 
@@ -215,19 +215,25 @@ class Worker:
         """A signal for the rank, once: launchers and schedulers repeat theirs, and a second one would stop a save."""
         if not self.signalled:
             self.signalled = True
-            self.child.send_signal(number)
+            self.child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)  # on which ranks save
 
     def _first_here(self) -> bool:
         return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def heard_signals() -> list[signal.Signals]:
+    """Those that stop a run. What was ignored from outside stays ignored, as SIGHUP is under nohup."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def _write_all(target: int, block: bytes) -> None:
-    """Writes to a file descriptor; a reader that has gone away is no reason to stop."""
+    """Writes to a file descriptor; a reader that has gone away, or a full disk, is no reason to stop."""
     rest = memoryview(block)
     try:
         while rest:
             rest = rest[os.write(target, rest) :]
-    except BrokenPipeError:
+    except OSError:
         pass
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..models.adapters import trained_weights
+from . import durable
 
 
 class BestWeights:
@@ -28,6 +30,8 @@ class BestWeights:
         for row in history:
             if row.get(metric) is not None:
                 self._note(row["step"], row[metric])
+        if self.step and _step_in(path) != self.step:  # of a step that is forgotten, or of a file that is gone
+            self.step, self.score = 0, float("-inf")
 
     def offer(self, model: nn.Module, step: int, score: float) -> bool:
         """Saves the weights if the score is the best so far; whether it was. On rank 0, with whole parameters."""
@@ -35,7 +39,8 @@ class BestWeights:
             return False
         partial = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
         try:
-            save_file(trained_weights(model), partial)
+            save_file(trained_weights(model), partial, metadata={"step": str(step)})
+            durable.sync_file(partial)
             os.replace(partial, self.path)
         finally:
             partial.unlink(missing_ok=True)
@@ -50,3 +55,12 @@ class BestWeights:
             return False
         self.step, self.score = step, score
         return True
+
+
+def _step_in(path: Path) -> int | None:
+    """The step whose weights a file has; None for a file that is not there or says none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return int((file.metadata() or {})["step"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None

@@ -14,7 +14,7 @@ Nothing here knows of torch or of other ranks; see `dependable.py` for who calls
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from . import durable
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+_NAME = re.compile(r"checkpoint-(\d+)")
 REMOVED = ".removed"
 FORMAT = 1
 
@@ -98,6 +99,8 @@ def begin(folder: Path) -> Path:
     for leftover in (folder / PARTIAL, folder / REMOVED):
         if leftover.exists():
             durable.remove_tree(leftover)
+    for probe in folder.glob(f"{durable.PROBE}*"):
+        probe.unlink(missing_ok=True)
     durable.make_folder(folder / PARTIAL)
     return folder / PARTIAL
 
@@ -146,10 +149,14 @@ def commit(folder: Path, manifest: Manifest) -> Path:
     return folder / name
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes complete checkpoints but the newest `keep` (at least 1). Damaged ones are neither counted nor removed."""
+def prune(folder: Path, keep: int, distrusted: Collection[Path] = ()) -> None:
+    """Removes complete checkpoints but the newest `keep` (at least 1). Damaged ones are neither counted nor removed.
+
+    distrusted: those that the run was not gone on from although they are newer. Only sizes are looked at here, so that
+        one with a changed byte would take the place of a sound one.
+    """
     assert keep >= 1
-    complete = [path for path in committed(folder) if _seems_complete(path)]
+    complete = [path for path in committed(folder) if path not in distrusted and _seems_complete(path)]
     for path in complete[keep:]:
         _set_aside(folder, path)
     if (folder / REMOVED).exists():
@@ -188,12 +195,17 @@ def committed(folder: Path) -> list[Path]:
     """The folders `checkpoint-N`, newest first."""
     if not folder.is_dir():
         return []
-    steps = {}
-    for path in folder.iterdir():
-        found = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if found and path.is_dir():
-            steps[path] = int(found[1])
-    return sorted(steps, key=steps.__getitem__, reverse=True)
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def newer_than(folder: Path, step: int) -> list[Path]:
+    """The folders `checkpoint-N` of a later step."""
+    return [path for path in committed(folder) if _step_of(path) > step]
 
 
 def newest_complete(folder: Path) -> tuple[Checkpoint | None, list[Skipped]]:

@@ -77,6 +77,7 @@ class DependableMixin(Trainer):
         self._signals = StopSignals()
         self._staging: Path | None = None  # where transformers writes, while it saves
         self._last_good: Path | None = None
+        self._distrusted: set[Path] = set()  # newer than the checkpoint that the run goes on from
         self._weight_decays: list[float] = []  # of the groups of an optimiser that is not DeepSpeed's own
         self._resumed: Manifest | None = None
         self._resumed_path: Path | None = None
@@ -111,6 +112,8 @@ class DependableMixin(Trainer):
             self._resumed_path = Path(resume_from_checkpoint)
             self._resumed = self._check_resumable(self._resumed_path)
             self._last_good = self._resumed_path
+            newer = checkpoints.newer_than(self._folder, self._resumed.step)
+            self._distrusted = set(newer) - {self._resumed_path}
             if self._resumed.universal:
                 self.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
         with self._signals:
@@ -164,6 +167,9 @@ class DependableMixin(Trainer):
             self._guard.passed()
             return norm
         step = self.state.global_step + 1
+        losses_of_ranks = ranks.gather(losses, "losses")
+        self._guard.save_batches(step, ranks.rank(), losses_of_ranks, norm_found)
+        ranks.barrier("save the batch")  # a rank that ends sooner would take the others with it
         if self.is_deepspeed_enabled and not left_out and (norm is None or not sound):
             raise UserError(
                 f"step {step}: not finite, and DeepSpeed has trained on it. Go on from {self._last_good}; "
@@ -172,9 +178,6 @@ class DependableMixin(Trainer):
             )
         if not self.is_deepspeed_enabled:
             model.zero_grad(set_to_none=True)  # the optimiser's step then changes nothing, its moments included
-        losses_of_ranks = ranks.gather(losses, "losses")
-        self._guard.save_batches(step, ranks.rank(), losses_of_ranks, norm_found)
-        ranks.barrier("save the batch")  # a rank that ends sooner would take the others with it
         self._guard.failed(step, losses_of_ranks, norm_found)
         return norm
 
@@ -205,8 +208,11 @@ class DependableMixin(Trainer):
             )
             self._on_main(lambda: checkpoints.commit(self._folder, manifest), f"put {name} in its place")
             self._last_good = self._folder / name
+            self._distrusted.discard(self._last_good)
             if limit := self.args.save_total_limit:
-                self._on_main(lambda: checkpoints.prune(self._folder, limit), "remove old checkpoints")
+                self._on_main(
+                    lambda: checkpoints.prune(self._folder, limit, self._distrusted), "remove old checkpoints"
+                )
 
     def _write(self, model: torch.nn.Module, trial: Any, own: dict[str, Any]) -> None:
         """Every rank's files, into `.partial`."""

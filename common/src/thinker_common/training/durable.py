@@ -8,6 +8,9 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
+
+PROBE = ".probe"
 
 
 def make_folder(path: Path) -> None:
@@ -41,9 +44,8 @@ def remove_tree(path: Path) -> None:
 
 def why_not_writable(folder: Path) -> str | None:
     """What the system says to a small file there; None if it can be written."""
-    probe = folder / ".probe"
+    probe = folder / f"{PROBE}{uuid4().hex}"  # ranks may ask at the same time
     try:
-        probe.unlink(missing_ok=True)
         write_file(probe, bytes(1 << 16))
         sync_file(probe)
     except OSError as error:

@@ -1,5 +1,6 @@
 """The model of a finished run as an ordinary Hugging Face folder, whatever engine trained it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def export_trained(
 
     Args:
         wrapped: the model as the trainer wrapped it. Its adapters are gone afterwards.
-        folder: of the run's model, see `merge_and_export`.
+        folder: of the run's model; what an earlier part of the run wrote there, before it was killed, gives way.
         best: export these weights in the place of the last ones.
         rebuild: a new model as it was before training. Under ZeRO-3 the trained weights are put into it, since the
             sharded one can be neither merged nor changed.
@@ -42,6 +43,7 @@ def export_trained(
             load_trained_weights(whole, best.load())
         elif weights is not None:
             load_trained_weights(whole, weights)
+        shutil.rmtree(folder, ignore_errors=True)
         return merge_and_export(whole, tokenizer, folder)
 
     return ranks.on_main(write, "export the model")

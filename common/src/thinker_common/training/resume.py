@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .checkpoints import Checkpoint, Damaged, Manifest, Skipped, committed, newest_complete, verify
+from .checkpoints import Checkpoint, Damaged, Manifest, Skipped, newer_than, newest_complete, verify
 
 # Settings that change what a run writes or how fast it is, and none of its numbers.
 WITHOUT_EFFECT = (
@@ -119,13 +119,10 @@ def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _check_nothing_newer(folder: Path, chosen: Checkpoint) -> None:
-    for path in committed(folder):
-        if path.resolve() == chosen.path.resolve():
-            return
-        if chosen.path.resolve().parent == folder.resolve():
-            raise UserError(
-                f"{path} is newer than --resume {chosen.path}, and a later resume would take it: move it away first"
-            )
+    for path in newer_than(folder, chosen.manifest.step):
+        raise UserError(
+            f"{path} is newer than --resume {chosen.path}, and a later resume would take it: move it away first"
+        )
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

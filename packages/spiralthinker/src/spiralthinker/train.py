@@ -13,6 +13,7 @@ On several ranks every rank runs this file from top to bottom; what one does for
 import gc
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from ._common import (
     PhaseCallback,
     RunFolder,
     RunIdentity,
+    UserError,
     choose_together,
     data_fingerprint,
     flat_settings,
@@ -192,6 +194,13 @@ class Run:
         self.benchmarks = load_evaluations(settings)
 
     def _check_folder(self) -> None:
+        if self.resume not in ("auto", "never") and len(self.parts) > 1:
+            folders = [RunFolder(part.path).checkpoints for part in self.parts]
+            if Path(self.resume).resolve().parent not in [folder.resolve() for folder in folders]:
+                raise UserError(
+                    f"--resume {self.resume}: a run of several stages goes on from a checkpoint of one of them, in "
+                    + " or ".join(map(str, folders))
+                )
         folder = RunFolder(self.output)
         if self.resume == "never" or not folder.holds_run():
             folder.check_free()
@@ -272,7 +281,7 @@ class Run:
         arguments = self.arguments(part)
         if teacher is not None:
             teacher.to(arguments.device)
-        point = choose_together(folder.checkpoints, self.resume)
+        point = choose_together(folder.checkpoints, self._resume_of(part))
         began_at = 0 if point.checkpoint is None else point.checkpoint.manifest.step
         history: list[dict[str, Any]] = []
         if ranks.is_main():
@@ -319,6 +328,13 @@ class Run:
         text = json.dumps(asdict(trained), indent=2) + "\n"
         ranks.on_main(lambda: write_atomic(folder.file(TRAINED), text), "mark the stage as trained")
         return trained, history
+
+    def _resume_of(self, part: Part) -> str:
+        """What `--resume` means for a stage: one of several goes on from a checkpoint that lies in its folder."""
+        if self.resume in ("auto", "never") or len(self.parts) == 1:
+            return self.resume
+        own = Path(self.resume).resolve().parent == RunFolder(part.path).checkpoints.resolve()
+        return self.resume if own else "auto"
 
     def _begin(self, folder: RunFolder) -> None:
         for own in (RunFolder(self.output), folder):
@@ -390,6 +406,7 @@ def export(
             load_trained_weights(model.base, best.load())
         elif weights is not None:
             load_trained_weights(model.base, weights)
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed before the stage was done
         model.save_pretrained(folder)
 
     with torch.no_grad():

@@ -301,11 +301,6 @@ class Run:
         seconds = time.perf_counter() - began
         steps = trainer.state.global_step
         keep_best = settings.evaluation.export == "best" and ranks.from_main(best.step, "step to export") > 0
-
-        def clear() -> None:
-            shutil.rmtree(folder.model, ignore_errors=True)  # of a run that was killed before the phase was done
-
-        ranks.on_main(clear, "make room for the model")
         export_trained(
             trainer.model_wrapped,
             student.tokenizer,
