@@ -120,7 +120,7 @@ def test_the_embedded_facts_bring_exact_explanations():
         for position, (option, reason) in enumerate(zip(question.options, question.reference.reasons, strict=True)):
             facts, _, verdict = reason.partition(". ")
             assert f" {option} " in facts
-            assert verdict == ("Yes." if position == question.gold else "No.")
+            assert verdict == ("So it fits." if position == question.gold else "So it does not fit.")
 
 
 def test_a_limit_does_not_change_the_fingerprint():

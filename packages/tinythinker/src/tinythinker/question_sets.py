@@ -22,7 +22,7 @@ from .questions import LETTERS, Explanation, Question, fingerprint, plain, repea
 
 SPLITS = ("train", "valid", "test")
 YES_NO = ("yes", "no")
-FITS, DOES_NOT_FIT = "Yes.", "No."  # verdicts of exact explanations
+FITS, DOES_NOT_FIT = "So it fits.", "So it does not fit."  # verdicts of exact explanations
 CSQA_VALID = 1_221  # as many as the official dev questions
 FILE_FIELDS = ("question", "options", "answer", "id", "facts", "knowledge", "reasons")
 
