@@ -15,6 +15,7 @@ one are not to be compared.
 """
 
 import argparse
+import hashlib
 import json
 import shutil
 import statistics
@@ -27,6 +28,7 @@ from typing import Any
 
 from thinker_common.evaluation import study
 from thinker_common.evaluation.generations import read_generations
+from thinker_common.training.recipes import recipe_text
 
 LEDGER = Path(__file__).parents[3] / "docs/results/data/tinythinker-study.jsonl"
 ACQUISITION = "acquisition"
@@ -109,10 +111,16 @@ def cells_of(group: Group) -> Iterator[Cell]:
             yield Cell(name, seed, (*COMMON, *settings))
 
 
+def settings_of(cell: Cell) -> list[str]:
+    """What the ledger keeps: the cell's own settings, and which recipe they stand on."""
+    recipe = hashlib.sha256(recipe_text("tinythinker", "embedded").encode()).hexdigest()[:12]
+    return [f"recipe embedded {recipe}", *cell.settings]
+
+
 def missing(ledger: study.Ledger, groups: Sequence[str]) -> list[Cell]:
     """The cells without a result, in the order in which they run. SystemExit for a result of other settings."""
     cells = [cell for name in groups for cell in cells_of(GROUPS[name])]
-    return [cell for cell in cells if not ledger.has(cell.name, cell.seed, cell.settings)]
+    return [cell for cell in cells if not ledger.has(cell.name, cell.seed, settings_of(cell))]
 
 
 def run(cell: Cell, work: Path, ledger: study.Ledger) -> None:
@@ -121,7 +129,7 @@ def run(cell: Cell, work: Path, ledger: study.Ledger) -> None:
     commit = study.current_commit(Path(__file__).parent)
     study.run(command(cell, work, folder), work / "logs" / f"{cell}.log")
     result = read_run(folder)
-    ledger.append({"cell": cell.name, "seed": cell.seed, "settings": cell.settings, "commit": commit, **result})
+    ledger.append({"cell": cell.name, "seed": cell.seed, "settings": settings_of(cell), "commit": commit, **result})
     shutil.rmtree(folder)
     print(f"{cell}: done", flush=True)
 
