@@ -1,179 +1,323 @@
-"""What do the phases, the stages and their mixing bring? The embedded student on `facts`, cell by cell, several seeds.
+"""What do the phases, the stages and their mixing bring? The embedded student on `facts`, as one resumable command.
 
-    python packages/tinythinker/scripts/study_embedded.py --output runs/study --seeds 1 2 3 4 5 --jobs 2
+    python packages/tinythinker/scripts/study_embedded.py --jobs 2                 # all that is not done yet
+    python packages/tinythinker/scripts/study_embedded.py --group main --at-most 5 # a part
+    python packages/tinythinker/scripts/study_embedded.py --table                  # the tables of what is there so far
 
-Cells are settings on top of the recipe `embedded`; see CELLS. A run of `both` gives the figures of phase 1 and of every
-iteration of phase 2. Each run is one process with one thread. A run that is finished is not repeated and one that was
-stopped goes on, so that the study is one command however often it is stopped. Ends with the tables of
-docs/results/tinythinker.md, also written to `summary.md`; `--summary` writes them from whatever is finished.
+A cell is one run of the recipe `embedded` with the settings that `GROUPS` shows, in a process of its own with one
+thread. A run with phase 2 gives the figures of phase 1 and of every iteration. A finished cell is a line of the ledger
+(docs/results/data/tinythinker-study.jsonl) and is never run again; one that was stopped goes on, as long as its folder
+below --work is there. Cells are in the order of what they are worth, seed by seed, so that a study that is cut short
+has the main comparison on its first seeds.
+
+The T5-shaped student has random weights, for there is no embedded T5, and so three times the epochs; it and the causal
+one are not to be compared.
 """
 
 import argparse
+import hashlib
 import json
-import os
-import statistics as spread
-import subprocess
+import shutil
+import statistics
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thinker_common.evaluation import study
 from thinker_common.evaluation.generations import read_generations
-from thinker_common.evaluation.statistics import mcnemar_exact, paired_bootstrap
+from thinker_common.training.recipes import recipe_text
 
+LEDGER = Path(__file__).parents[3] / "docs/results/data/tinythinker-study.jsonl"
+ACQUISITION = "acquisition"
 ALONE = "method.reflection.iterations=0"
 EVERY_WAY = "evaluation.answering=[greedy, self_consistency, option_likelihood]"
-CELLS = {
-    "both": [EVERY_WAY],
-    "label": ["method.baseline=label"],
-    "cot": ["method.baseline=cot"],
-    "recall+summarize": [ALONE, "method.acquisition.stages=[recall, summarize]"],
-    "analyze+summarize": [ALONE, "method.acquisition.stages=[analyze, summarize]"],
-    "sequential": [ALONE, "method.acquisition.mixing=sequential"],
-    "proportional": [ALONE, "method.acquisition.mixing=proportional"],
-    "interval 8": [ALONE, "method.acquisition.interval=8"],
-    "recall pairs alone": ["method.reflection.stages=[recall]"],
-    "analyze pairs alone": ["method.reflection.stages=[analyze]"],
-    "acquired": ["method.reflection.reference=acquired"],
+COMMON = ("evaluation.limit=500", "training.save_steps=200")
+T5_EPOCHS = 6
+CURVES = ("cross_entropy/recall", "cross_entropy/analyze", "cross_entropy/summarize", "preference", "nll", "agreement")
+KEPT = ("pairs", "recall_pass", "analyze_pass", "steps", "exported_step", "training_seconds", "sampling_seconds")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that one table compares.
+
+    cells: name -> settings. seeds: of every cell. against: cell and phase that the others are compared with
+    """
+
+    title: str
+    cells: dict[str, list[str]]
+    seeds: int
+    against: tuple[str, str] = ("both", ACQUISITION)
+
+
+GROUPS = {
+    "main": Group(
+        "Two phases and baselines",
+        {"both": [EVERY_WAY], "label": ["method.baseline=label"], "cot": ["method.baseline=cot"]},
+        5,
+    ),
+    "stages": Group(
+        "Phase 1 with fewer stages",
+        {
+            "recall+summarize": [ALONE, "method.acquisition.stages=[recall, summarize]"],
+            "analyze+summarize": [ALONE, "method.acquisition.stages=[analyze, summarize]"],
+        },
+        3,
+    ),
+    "mixing": Group(
+        "Phase 1 with another mixing",
+        {
+            "sequential": [ALONE, "method.acquisition.mixing=sequential"],
+            "proportional": [ALONE, "method.acquisition.mixing=proportional"],
+            "interval 8": [ALONE, "method.acquisition.interval=8"],
+        },
+        3,
+    ),
+    "t5": Group(
+        "A T5-shaped student with random weights",
+        {"t5": [f"method.acquisition.num_train_epochs={T5_EPOCHS}"]},
+        3,
+        ("t5", ACQUISITION),
+    ),
+    "reflection": Group(
+        "Phase 2 taken apart",
+        {
+            "recall pairs": ["method.reflection.stages=[recall]"],
+            "analyze pairs": ["method.reflection.stages=[analyze]"],
+            "acquired": ["method.reflection.reference=acquired"],
+        },
+        2,
+    ),
 }
 
 
-def run(output: Path, cell: str, seed: int, overrides: list[str]) -> None:
-    """One training run in its own process, unless it is finished."""
-    folder = folder_of(output, cell, seed)
-    if (folder / "results.json").exists():
-        return
-    command = [
+@dataclass(frozen=True)
+class Cell:
+    name: str
+    seed: int
+    settings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name.replace(' ', '-')}-{self.seed}"
+
+
+def cells_of(group: Group) -> Iterator[Cell]:
+    """Seed by seed."""
+    for seed in range(1, group.seeds + 1):
+        for name, settings in group.cells.items():
+            yield Cell(name, seed, (*COMMON, *settings))
+
+
+def settings_of(cell: Cell) -> list[str]:
+    """What the ledger keeps: the cell's own settings, and which recipe they stand on."""
+    recipe = hashlib.sha256(recipe_text("tinythinker", "embedded").encode()).hexdigest()[:12]
+    return [f"recipe embedded {recipe}", *cell.settings]
+
+
+def missing(ledger: study.Ledger, groups: Sequence[str]) -> list[Cell]:
+    """The cells without a result, in the order in which they run. SystemExit for a result of other settings."""
+    cells = [cell for name in groups for cell in cells_of(GROUPS[name])]
+    return [cell for cell in cells if not ledger.has(cell.name, cell.seed, settings_of(cell))]
+
+
+def run(cell: Cell, work: Path, ledger: study.Ledger) -> None:
+    """Runs a cell, or goes on with it, and keeps its result."""
+    folder = work / str(cell)
+    commit = study.current_commit(Path(__file__).parent)
+    study.run(command(cell, work, folder), work / "logs" / f"{cell}.log")
+    result = read_run(folder)
+    ledger.append({"cell": cell.name, "seed": cell.seed, "settings": settings_of(cell), "commit": commit, **result})
+    shutil.rmtree(folder)
+    print(f"{cell}: done", flush=True)
+
+
+def command(cell: Cell, work: Path, folder: Path) -> list[str]:
+    model = [f"model.name_or_path={t5_student(work, cell.seed)}"] if cell.name == "t5" else []
+    return [
         sys.executable, "-m", "tinythinker", "train", "--recipe", "embedded", "--output", str(folder),
-        "--seed", str(seed), *CELLS[cell], *overrides,
+        "--seed", str(cell.seed), *cell.settings, *model,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    output.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".log").open("a") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=True)
-    print(f"{cell}, seed {seed}: done", flush=True)
 
 
-def folder_of(output: Path, cell: str, seed: int) -> Path:
-    return output / f"{cell.replace(' ', '-')}-{seed}"
+def t5_student(work: Path, seed: int) -> Path:
+    """A folder with a T5 of about the embedded student's size and its tokenizer; the weights follow from the seed."""
+    from transformers import T5Config, T5ForConditionalGeneration, set_seed
+
+    from thinker_common.models import load_tokenizer
+
+    folder = work / f"t5-student-{seed}"
+    if not (folder / "config.json").exists():
+        tokenizer = load_tokenizer("embedded@1")
+        tokenizer.save_pretrained(folder)
+        set_seed(seed)
+        config = T5Config(
+            vocab_size=len(tokenizer), d_model=160, d_kv=32, d_ff=448, num_layers=3, num_heads=5, dropout_rate=0.0,
+            feed_forward_proj="gated-gelu", decoder_start_token_id=tokenizer.pad_token_id,
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        T5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
 
 
-def summary(output: Path, cells: list[str], seeds: list[int]) -> str:
-    """The tables in Markdown, of the runs that are finished."""
-    results: dict[tuple[str, int], dict[str, Any]] = {}
-    for cell in cells:
-        for seed in seeds:
-            path = folder_of(output, cell, seed) / "results.json"
-            if path.exists():
-                results[cell, seed] = json.loads(path.read_text())
-    lines = [
-        "| cell | student | answers | seeds | accuracy %, mean ± spread (range) | abstained % | log-lik. | tokens |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for cell in cells:
-        own = {seed: results[cell, seed] for seed in seeds if (cell, seed) in results}
-        phases = list(dict.fromkeys(phase for result in own.values() for phase in result["phases"]))
-        for phase in phases:
-            ways = next(iter(own.values()))["phases"][phase]["tests"]
-            for way in ways:
-                tests = [result["phases"][phase]["tests"][way] for result in own.values() if phase in result["phases"]]
-                lines.append(
-                    f"| {cell} | {phase} | {way.partition('-')[2]} | {len(tests)} "
-                    f"| {_spread([100 * test['accuracy'] for test in tests])} "
-                    f"| {100 * spread.mean(test['no_answer_rate'] for test in tests):.1f} "
-                    f"| {spread.mean(test['answer_loglik'] for test in tests):.2f} "
-                    f"| {spread.mean(test['mean_tokens'] for test in tests):.0f} |"
-                )
-    lines += ["", *_pairs(results), "", *_paired(output, results, seeds)]
-    minutes = {cell: [r["seconds"] / 60 for (name, _), r in results.items() if name == cell] for cell in cells}
-    took = "; ".join(f"{cell} {spread.mean(own):.1f}" for cell, own in minutes.items() if own)
-    test_sizes = {
-        test["n"] for r in results.values() for phase in r["phases"].values() for test in phase["tests"].values()
+def read_run(folder: Path) -> dict[str, Any]:
+    """What the tables need of a finished run's folder."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    phases = {}
+    for phase, found in results["phases"].items():
+        tests = {}
+        for way, figures in found["tests"].items():
+            _, rows = read_generations(folder / phase / "evaluation" / way / "generations.jsonl")
+            tests[way.partition("-")[2]] = {
+                **{name: figures[name] for name in ("accuracy", "no_answer_rate", "answer_loglik", "mean_tokens")},
+                "answers": study.pack_answers({row["id"]: row["correct"] for row in rows}),
+            }
+        phases[phase] = {
+            "tests": tests,
+            **{name: found[name] for name in KEPT if name in found},
+            **_curves(folder / phase / "metrics.jsonl"),
+        }
+    return {"phases": phases, "exported": results["exported"], "seconds": results["seconds"]}
+
+
+def _curves(path: Path) -> dict[str, Any]:
+    """The losses and the validations by step; nothing of an iteration that did not train."""
+    if not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    logged = [row for row in rows if "loss" in row]
+    names = [name for name in CURVES if any(name in row for row in logged)]
+    return {
+        "curves": {name: [row.get(name) for row in logged] for name in ("step", *names)},
+        "validation": {row["step"]: row["validation/accuracy"] for row in rows if "validation/accuracy" in row},
     }
-    lines += ["", f"n = {', '.join(map(str, sorted(test_sizes)))} test questions. Minutes of a run, mean: {took}."]
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def tables(ledger: study.Ledger) -> str:
+    """Every table that the finished cells allow, in Markdown."""
+    parts = []
+    for name, group in GROUPS.items():
+        wanted = list(cells_of(group))
+        there = sum(any(record["seed"] == cell.seed for record in ledger[cell.name]) for cell in wanted)
+        parts.append(f"### {group.title} (`--group {name}`: {there} of {len(wanted)} cells)\n")
+        if there:
+            shown = [cell for cell in group.cells if cell in ledger]
+            parts += [_accuracies(shown, ledger), _reflections(shown, ledger), _pairs(shown, group.against, ledger)]
+    return "\n".join(part for part in parts if part)
+
+
+def _of_phases(names: Sequence[str], ledger: study.Ledger) -> Iterator[tuple[str, str, dict[int, dict[str, Any]]]]:
+    """(cell, phase, seed -> what became of it)"""
+    for name in names:
+        for phase in dict.fromkeys(phase for record in ledger[name] for phase in record["phases"]):
+            yield name, phase, {record["seed"]: record["phases"][phase] for record in ledger[name]}
+
+
+def _accuracies(names: Sequence[str], ledger: study.Ledger) -> str:
+    lines = [
+        "| cell | student | answers | n | seeds | accuracy, % | abstained, % | answer log-lik., nats | tokens |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, phase, seeds in _of_phases(names, ledger):
+        for way in next(iter(seeds.values()))["tests"]:
+            own = [found["tests"][way] for found in seeds.values()]
+            lines.append(
+                f"| {name} | {phase} | {way} | {own[0]['answers']['n']} | {len(own)} "
+                f"| {study.spread([100 * test['accuracy'] for test in own])} "
+                f"| {study.spread([100 * test['no_answer_rate'] for test in own])} "
+                f"| {study.spread([test['answer_loglik'] for test in own], 2)} "
+                f"| {statistics.mean(test['mean_tokens'] for test in own):.0f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
-def _pairs(results: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
+def _reflections(names: Sequence[str], ledger: study.Ledger) -> str:
+    """Chains and pairs of phase 2; nothing where there is none."""
     lines = [
-        "| cell | iteration | seeds | right %, recall pass | analyze pass | recalls | by teacher | analyses |",
-        "|---|---|---|---|---|---|---|---|",
+        (
+            "| cell | iteration | seeds | right chains, %: recall pass | analyze pass | recall pairs | by teacher "
+            "| analyze pairs | steps | agreement at the beginning and the end |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (cell, _), result in results.items():
-        for phase, own in result["phases"].items():
-            if "pairs" in own:
-                found.setdefault((cell, phase), []).append(own)
-    for (cell, phase), runs in found.items():
+    for name, phase, seeds in _of_phases(names, ledger):
+        own = [found for found in seeds.values() if "pairs" in found]
+        if not own:
+            continue
         right = [
-            _spread([100 * own[name]["right"] / own[name]["chains"] for own in runs if name in own])
-            for name in ("recall_pass", "analyze_pass")
+            study.spread([100 * found[part]["right"] / found[part]["chains"] for found in own if part in found] or [0])
+            for part in ("recall_pass", "analyze_pass")
         ]
         counts = [
-            f"{spread.mean(own['pairs'][n] for own in runs):.0f}" for n in ("recall", "recall_from_teacher", "analyze")
+            f"{statistics.mean(found['pairs'][kind] for found in own):.0f}"
+            for kind in ("recall", "recall_from_teacher", "analyze")
         ]
-        lines.append(f"| {cell} | {phase} | {len(runs)} | {' | '.join(right)} | {' | '.join(counts)} |")
-    return lines
-
-
-def _paired(output: Path, results: dict[tuple[str, int], dict[str, Any]], seeds: list[int]) -> list[str]:
-    """Every student against phase 1 of `both`, greedy, on the same questions and seeds."""
-    lines = [
-        "| greedy, paired with phase 1 of `both` | seeds | difference, points | 95 % interval | by seed (p) |",
-        "|---|---|---|---|---|",
-    ]
-    students = {(cell, phase) for (cell, _), result in results.items() for phase in result["phases"]}
-    order = [*CELLS]
-    for cell, phase in sorted(students, key=lambda one: (order.index(one[0]), one[1])):
-        common = [
-            s for s in seeds if (cell, s) in results and ("both", s) in results and phase in results[cell, s]["phases"]
-        ]
-        if (cell, phase) == ("both", "acquisition") or not common:
-            continue
-        pairs = [(_correct(output, cell, s, phase), _correct(output, "both", s, "acquisition")) for s in common]
-        ids = list(pairs[0][0])
-        means = [[sum(one[side][i] for one in pairs) / len(pairs) for i in ids] for side in (0, 1)]
-        interval = paired_bootstrap(means[0], means[1], seed=0)
-        difference = 100 * (sum(means[0]) - sum(means[1])) / len(ids)
-        of_seeds = []
-        for ours, theirs in pairs:
-            p_value = mcnemar_exact([ours[i] for i in ids], [theirs[i] for i in ids]).p_value
-            of_seeds.append(f"{100 * (sum(ours.values()) - sum(theirs.values())) / len(ids):+.1f} ({p_value:.2g})")
+        agreement = [found["curves"]["agreement"] for found in own if "curves" in found]
+        ends = [f"{statistics.mean(curve[end] for curve in agreement):.2f}" for end in (0, -1)] if agreement else []
         lines.append(
-            f"| {cell}, {phase} | {len(common)} | {difference:+.1f} "
-            f"| {100 * interval.low:+.1f} to {100 * interval.high:+.1f} | {', '.join(of_seeds)} |"
+            f"| {name} | {phase} | {len(own)} | {' | '.join((*right, *counts))} "
+            f"| {statistics.mean(found['steps'] for found in own):.0f} | {', '.join(ends)} |"
         )
-    return lines
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
-def _correct(output: Path, cell: str, seed: int, phase: str) -> dict[str, bool]:
-    """Question id -> whether the student's greedy answer is right."""
-    path = folder_of(output, cell, seed) / phase / "evaluation/facts-greedy/generations.jsonl"
-    return {row["id"]: bool(row["correct"]) for row in read_generations(path)[1]}
+def _pairs(names: Sequence[str], against: tuple[str, str], ledger: study.Ledger) -> str:
+    """Greedy answers against one student's, and the other ways to answer against greedy, seed by seed."""
+    found = {(name, phase): seeds for name, phase, seeds in _of_phases([*{*names, against[0]}], ledger)}
+    if against not in found:
+        return ""
+
+    def answers(student: tuple[str, str], way: str) -> dict[int, Any]:
+        return {seed: own["tests"][way]["answers"] for seed, own in found[student].items()}
+
+    lines = [study.PAIRED_HEAD]
+    theirs = answers(against, "greedy")
+    for student, seeds in found.items():
+        if student[0] not in names:
+            continue
+        for way in next(iter(seeds.values()))["tests"]:
+            other, title = (theirs, f"{against[0]}, {against[1]}") if way == "greedy" else (None, "greedy")
+            if student == against and way == "greedy":
+                continue
+            other = answers(student, "greedy") if other is None else other
+            own = answers(student, way)
+            if common := sorted(own.keys() & other.keys()):
+                row = f"{', '.join(student)}, {way} - {title}"
+                lines.append(study.paired_row(row, [own[s] for s in common], [other[s] for s in common]))
+    return "\n".join(lines) + "\n"
 
 
-def _spread(values: list[float]) -> str:
-    if not values:
-        return "-"
-    deviation = f" ± {spread.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{spread.mean(values):.1f}{deviation} ({min(values):.1f} to {max(values):.1f})"
+# ---------------------------------------------------------------------------------------------------------- command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=LEDGER, help="the ledger of finished cells")
+    parser.add_argument("--work", type=Path, default=Path("runs/tinythinker-study"), help="cells that run, and logs")
+    parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="in this order")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each with one thread")
+    parser.add_argument("--at-most", type=int, metavar="N", help="stop after N cells")
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
+    parser.add_argument("--plan", action="store_true", help="run nothing, name the cells that are not done yet")
+    arguments = parser.parse_args()
+    ledger = study.Ledger(arguments.results)
+    if arguments.table:
+        print(tables(ledger))
+        return
+    todo = missing(ledger, arguments.group)[: arguments.at_most]
+    if arguments.plan:
+        print(f"{len(todo)} cells: " + ", ".join(map(str, todo)))
+        return
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for done in [pool.submit(run, cell, arguments.work.resolve(), ledger) for cell in todo]:
+            done.result()
+    print(tables(ledger))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--cells", nargs="+", choices=[*CELLS], default=[*CELLS])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with one thread")
-    parser.add_argument("--summary", action="store_true", help="run nothing")
-    parser.add_argument("overrides", nargs="*", help="further settings of every run, SECTION.KEY=VALUE")
-    arguments = parser.parse_args()
-    if not arguments.summary:
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            # Seed after seed: whatever time runs out on, each cell has nearly as many of them.
-            wanted = [(cell, seed) for seed in arguments.seeds for cell in arguments.cells]
-            for done in [pool.submit(run, arguments.output, *one, arguments.overrides) for one in wanted]:
-                done.result()
-    text = summary(arguments.output, arguments.cells, arguments.seeds)
-    (arguments.output / "summary.md").write_text(text, encoding="utf-8")
-    print(text)
+    main()

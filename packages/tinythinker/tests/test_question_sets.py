@@ -117,8 +117,10 @@ def test_the_embedded_facts_bring_exact_explanations():
     for question in loaded.questions:
         gold = question.options[question.gold]
         assert f" {gold} " in question.reference.knowledge
-        for option, reason in zip(question.options, question.reference.reasons, strict=True):
-            assert f" {option} " in reason
+        for position, (option, reason) in enumerate(zip(question.options, question.reference.reasons, strict=True)):
+            facts, _, verdict = reason.partition(". ")
+            assert f" {option} " in facts
+            assert verdict == ("So it fits." if position == question.gold else "So it does not fit.")
 
 
 def test_a_limit_does_not_change_the_fingerprint():

@@ -41,6 +41,7 @@ _LAZY = {
     "GenerationsFile": "evaluation.generations:GenerationsFile",
     "Generator": "evaluation.generate:Generator",
     "Line": "benchmarks.jsonl:Line",
+    "Head": "likelihood.head:Head",
     "LaunchSettings": "distributed.launch_settings:LaunchSettings",
     "LoadedBenchmark": "benchmarks.problem:LoadedBenchmark",
     "MetricsLog": "training.callbacks:MetricsLog",
@@ -73,6 +74,7 @@ _LAZY = {
     "export_trained": "training.export:export_trained",
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
+    "in_one_call": "likelihood.head:in_one_call",
     "in_rank": "distributed.launch:in_rank",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
@@ -145,6 +147,8 @@ if TYPE_CHECKING:
     from thinker_common.likelihood import boundary as boundary
     from thinker_common.likelihood.encoder_decoder import decoder_states as decoder_states
     from thinker_common.likelihood.encoder_decoder import encode_prompts as encode_prompts
+    from thinker_common.likelihood.head import Head as Head
+    from thinker_common.likelihood.head import in_one_call as in_one_call
     from thinker_common.likelihood.logprobs import CHUNK_TOKENS as CHUNK_TOKENS
     from thinker_common.likelihood.logprobs import causal_inputs as causal_inputs
     from thinker_common.likelihood.logprobs import log_softmax as log_softmax

@@ -22,6 +22,7 @@ from .questions import LETTERS, Explanation, Question, fingerprint, plain, repea
 
 SPLITS = ("train", "valid", "test")
 YES_NO = ("yes", "no")
+FITS, DOES_NOT_FIT = "So it fits.", "So it does not fit."  # verdicts of exact explanations
 CSQA_VALID = 1_221  # as many as the official dev questions
 FILE_FIELDS = ("question", "options", "answer", "id", "facts", "knowledge", "reasons")
 
@@ -88,7 +89,12 @@ def _from_benchmark(data: DataSettings, name: str, split: str, options: Mapping[
 
 
 def question_of(problem: Problem) -> Question:
-    """A problem of the base with options, or with a yes-or-no answer. A generated one brings its exact explanation."""
+    """A problem of the base with options, or with a yes-or-no answer.
+
+    A generated one brings its exact explanation: for each option the facts that decide it, and the verdict. Without the
+    verdict a summary would have to compare all options once more, which a small student does not learn from the letter
+    alone (docs/results/tinythinker.md).
+    """
     if problem.kind == "bool":
         options: tuple[str, ...] = YES_NO
         gold = YES_NO.index(problem.answer)
@@ -96,7 +102,9 @@ def question_of(problem: Problem) -> Question:
         assert problem.kind == "mcq", problem.id
         options, gold = problem.options, LETTERS.index(problem.answer)
     if "knowledge" in problem.metadata:
-        reference = Explanation(problem.metadata["knowledge"], problem.steps)
+        verdicts = [FITS if option == gold else DOES_NOT_FIT for option in range(len(options))]
+        reasons = tuple(f"{facts} {verdict}" for facts, verdict in zip(problem.steps, verdicts, strict=True))
+        reference = Explanation(problem.metadata["knowledge"], reasons)
         return Question(problem.id, problem.question, options, gold, reference=reference)
     return Question(problem.id, problem.question, options, gold, facts=problem.steps)
 

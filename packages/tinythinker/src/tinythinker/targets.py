@@ -25,13 +25,15 @@ from ._common import (
     causal_inputs,
     decoder_states,
     encode_prompts,
+    in_one_call,
     log_softmax,
     predicting_states,
-    ranks,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ._common import Head
 
 Batch = dict[str, Tensor]
 
@@ -99,13 +101,16 @@ def target_logprobs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tens
         states_BTD = states_BTD[:, :-1]
     states_ND, targets_N = states_BTD[mask_BT], batch["targets"][mask_BT]
 
-    def logprobs(states_CD: Tensor, targets_C: Tensor) -> Tensor:
-        return log_softmax(head(states_CD)).gather(-1, targets_C[:, None]).squeeze(-1)
+    def in_chunks(head: Head, states_ND: Tensor) -> Tensor:
+        def logprobs(states_CD: Tensor, targets_C: Tensor) -> Tensor:
+            return log_softmax(head(states_CD)).gather(-1, targets_C[:, None]).squeeze(-1)
 
-    # Under ZeRO-3 the head's weight is gathered for each chunk, which takes all ranks: all have as many chunks.
-    chunks = ranks.largest(max(1, -(-len(targets_N) // CHUNK_TOKENS)))
-    parts = zip(states_ND.tensor_split(chunks), targets_N.tensor_split(chunks), strict=True)
-    logprobs_N = torch.cat([checkpoint(logprobs, *part, use_reentrant=False) for part in parts])
+        # tensor_split, and one chunk at the least: a rank may hold a batch without targets.
+        chunks = max(1, -(-len(targets_N) // CHUNK_TOKENS))
+        parts = zip(states_ND.tensor_split(chunks), targets_N.tensor_split(chunks), strict=True)
+        return torch.cat([checkpoint(logprobs, *part, use_reentrant=False) for part in parts])
+
+    logprobs_N = in_one_call(head, in_chunks, states_ND)
     return logprobs_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, logprobs_N)
 
 
