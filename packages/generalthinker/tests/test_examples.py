@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[3] / "examples"
 PROGRAMS = sorted([*FOLDER.glob("*.py"), *FOLDER.glob("*.sh")])
 SAYS = {
     "answer_likelihood.py": "nats", "likelihood_reward.py": "nats", "own_reward.py": "likelihood less length",
-    "own_data.sh": "run folder", "spiral_gsm8k.sh": "run folder", "distil_recorded.sh": "run folder",
+    "own_data.sh": "run folder", "spiral_gsm8k.sh": "run folder", "distil_recorded.sh": "exported: acquisition",
 }  # fmt: skip
 LAUNCHES = [
     line for line in re.findall(r"^    (.+)$", (FOLDER / "launch.md").read_text(), re.MULTILINE) if "--dry-run" in line

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thinker_common.evaluation.statistics import mcnemar_exact, paired_bootstrap
+from .statistics import mcnemar_exact, paired_bootstrap
 
 # 97.5 % quantile of Student's t, by the number of seeds
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
