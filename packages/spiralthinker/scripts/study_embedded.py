@@ -1,7 +1,7 @@
 r"""The study on the embedded model: SpiralThinker, its ablations, the baselines, on `chains` and `graphs`; resumable.
 
     python packages/spiralthinker/scripts/study_embedded.py --jobs 2          # all that is not done yet
-    python packages/spiralthinker/scripts/study_embedded.py --group main      # one part
+    python packages/spiralthinker/scripts/study_embedded.py --group main --task chains      # one part
     python packages/spiralthinker/scripts/study_embedded.py --table           # what is there so far
 
 A cell is one `spiralthinker train` with one thread, on one task, with one seed. When it ends, its line goes into the
@@ -160,10 +160,10 @@ class Study:
         self.ledger, self.work, self.overrides = ledger, work, overrides
         self._locks: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
 
-    def missing(self, groups: Sequence[str]) -> list[Cell]:
+    def missing(self, groups: Sequence[str], tasks: Sequence[str] = tuple(TASKS)) -> list[Cell]:
         """The cells that have no result yet. SystemExit for a result of other settings: a ledger holds one study."""
         cells = [cell for name in groups for cell in cells_of(GROUPS[name])]
-        return [cell for cell in cells if not self._done(cell)]
+        return [cell for cell in cells if cell.task in tasks and not self._done(cell)]
 
     def _done(self, cell: Cell) -> bool:
         return self.ledger.has(cell.name, cell.seed, settings_of(cell, self.overrides))
@@ -364,6 +364,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=LEDGER, help="the ledger of finished cells")
     parser.add_argument("--work", type=Path, default=Path("runs/spiral-study"), help="folder for cells that run")
     parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="in this order")
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each with one thread")
     parser.add_argument("--at-most", type=int, metavar="N", help="stop after N cells")
     parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
@@ -375,7 +376,7 @@ def main() -> None:
         print(tables(ledger))
         return
     runner = Study(ledger, arguments.work.resolve(), arguments.overrides)
-    todo = runner.missing(arguments.group)[: arguments.at_most]
+    todo = runner.missing(arguments.group, arguments.task)[: arguments.at_most]
     if arguments.plan:
         print(f"{len(todo)} cells: " + ", ".join(map(str, todo)))
         return

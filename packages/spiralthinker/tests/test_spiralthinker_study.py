@@ -76,6 +76,7 @@ def test_finished_cells_are_kept_and_others_settings_refused(study: ModuleType, 
     assert (first.name, first.seed, len(rest)) == ("chains/stage1", 1, 69)
     ledger.append(result(study, first, {1}))
     assert runner.missing(["main"]) == rest
+    assert {cell.task for cell in runner.missing(["main"], ["graphs"])} == {"graphs"}
     ledger.append(result(study, rest[0], {1}) | {"settings": ["other"]})
     with pytest.raises(SystemExit, match=r"chains/explicit, seed 1 was made with other settings"):
         runner.missing(["main"])
