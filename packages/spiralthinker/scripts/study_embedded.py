@@ -1,222 +1,389 @@
-"""The embedded model on `chains` and `graphs`: SpiralThinker, its ablations and the baselines, several seeds.
+r"""The study on the embedded model: SpiralThinker, its ablations, the baselines, on `chains` and `graphs`; resumable.
 
-    python packages/spiralthinker/scripts/study_embedded.py --output runs/study --task chains --seeds 1 2 3 4 5
-    python packages/spiralthinker/scripts/study_embedded.py --output runs/study --task graphs --cells spiral explicit
+    python packages/spiralthinker/scripts/study_embedded.py --jobs 2          # all that is not done yet
+    python packages/spiralthinker/scripts/study_embedded.py --group main --task chains      # one part
+    python packages/spiralthinker/scripts/study_embedded.py --table           # what is there so far
 
-Cells, each a run of `spiralthinker train` with one thread:
+A cell is one `spiralthinker train` with one thread, on one task, with one seed. When it ends, its line goes into the
+ledger, `docs/results/data/spiralthinker-study.jsonl` unless `--results` names another; a cell in the ledger is never
+run again, and one that was stopped begins anew. Only stage 1 leaves its model in the work folder, since spiral, its
+ablations and Coconut go on from it; where that is gone, the same training is done again.
 
-    stage1        explicit chains for FIRST steps; what spiral, its ablations and coconut go on from
-    spiral        stage 2 for SECOND steps
-    no_alignment, no_iteration, neither     the 2x2 ablation; `neither` is pause tokens behind stage 1
-    simultaneous  the other schedule
-    matched       `neither`, with as many token passes in stage 2 as spiral
-    explicit, answer_only, pause, codi      from the base model for FIRST + SECOND steps
-    coconut       its curriculum for SECOND steps in all
-    n2, n8, k1, k2, k3                      spiral with another N, or K
+All cells of a task have the same model, data, optimiser, batch, learning rate and number of steps in all (`TASKS`),
+and differ in the settings that `GROUPS` shows. Those of `FROM_STAGE1` take the steps of stage 1 and then those of
+stage 2, the others both numbers in one stage from the base model. So `pause` is pause tokens from the base model,
+`neither` pause tokens behind stage 1. `matched` is `neither` with as many token passes in stage 2 as spiral of its
+seed, hence more steps.
 
-Behind spiral and simultaneous comes `spiralthinker evaluate`: K at test time, latents shuffled and zeroed, and both
-decodings. What is finished is not repeated, so that a study that was stopped goes on. Ends with tables of what there
-is, also written to OUTPUT/TASK.md; cells and seeds that were not run are named there.
+Behind a cell of `TESTED` comes `spiralthinker evaluate`: K at test time, latents shuffled and zeroed, both decodings.
 """
 
 import argparse
 import json
-import math
-import os
 import shutil
 import statistics
-import subprocess
 import sys
-import time
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Steps of stage 1 and 2, and what the embedded recipe has otherwise for this task.
-TASKS: dict[str, tuple[int, int, list[str]]] = {
-    "chains": (300, 600, ["--recipe", "embedded"]),
-    "graphs": (600, 600, ["--recipe", "prosqa-small"]),
-}
+from thinker_common.evaluation import study
+from thinker_common.evaluation.generations import read_generations
+
+LEDGER = Path(__file__).parents[3] / "docs/results/data/spiralthinker-study.jsonl"
+
+
+@dataclass(frozen=True)
+class Task:
+    """recipe: what all cells of the task have otherwise. first, second: steps of stage 1 and of stage 2."""
+
+    recipe: str
+    first: int
+    second: int
+
+
+TASKS = {"chains": Task("embedded", 150, 150), "graphs": Task("prosqa-small", 200, 100)}
+TEST_PROBLEMS = 300
+TRAINING = (
+    "training.per_device_train_batch_size=8",
+    "training.save_strategy=no",
+    "evaluation.at_start=false",
+    f"evaluation.limit={TEST_PROBLEMS}",
+)
+
+STAGE1 = "stage1"
+NEITHER = ["method.iterations=0", "method.alignment=false"]
 FROM_STAGE1 = {
     "spiral": [],
-    "no_alignment": ["method.alignment=false"],
-    "no_iteration": ["method.iterations=0"],
-    "neither": ["method.iterations=0", "method.alignment=false"],
+    "no-alignment": ["method.alignment=false"],
+    "no-iteration": ["method.iterations=0"],
+    "neither": NEITHER,
+    "matched": NEITHER,
     "simultaneous": ["method.schedule=simultaneous"],
-    "matched": ["method.iterations=0", "method.alignment=false"],
     "coconut": ["method.name=coconut", "method.latents=2", "method.curriculum=3"],
     "n2": ["method.latents=2"],
     "n8": ["method.latents=8"],
     "k1": ["method.iterations=1"],
-    "k2": ["method.iterations=2"],
-    "k3": ["method.iterations=3"],
+    "k8": ["method.iterations=8"],
 }
 FROM_BASE = {
-    "stage1": ["method.stages=explicit"],
+    STAGE1: ["method.stages=explicit"],
     "explicit": ["method.name=explicit"],
-    "answer_only": ["method.name=answer_only"],
+    "answer-only": ["method.name=answer_only"],
     "pause": ["method.name=pause"],
     "codi": ["method.name=codi", "method.latents=6"],
 }
-CELLS = [*FROM_BASE, *FROM_STAGE1]
-TESTED = {"spiral", "simultaneous"}
-KS = "0,1,2,3,4,5,6,8"
+TESTED = {  # name -> options of the verb `evaluate`
+    "K at test time": ["--iterations", "0,1,2,3,5,8"],
+    "latents": ["--control", "shuffled,zeroed"],
+    "decoding": ["--decoding", "sequential,simultaneous"],
+}
+TESTED_CELLS = ("spiral", "simultaneous")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that one table compares. against: what the others are compared with. also: cells of other groups."""
+
+    title: str
+    cells: tuple[str, ...]
+    seeds: int
+    against: str
+    also: tuple[str, ...] = ()
+
+
+GROUPS = {
+    "main": Group(
+        "Methods, the same steps",
+        (STAGE1, "explicit", "answer-only", "spiral", "pause", "coconut", "codi"),
+        5,
+        "spiral",
+    ),
+    "ablation": Group(
+        "Alignment x iteration", ("no-alignment", "no-iteration", "neither"), 5, "neither", also=(STAGE1, "spiral")
+    ),
+    "schedule": Group("The other schedule", ("simultaneous",), 3, "spiral", also=("spiral",)),
+    "compute": Group("As many token passes as spiral", ("matched",), 3, "matched", also=("spiral", "neither")),
+    "numbers": Group("N and K in training", ("n2", "n8", "k1", "k8"), 2, "spiral", also=("no-iteration", "spiral")),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    task: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.method}"
+
+    @property
+    def steps(self) -> int:
+        task = TASKS[self.task]
+        if self.method in FROM_STAGE1:
+            return task.second
+        return task.first if self.method == STAGE1 else task.first + task.second
+
+    def __str__(self) -> str:
+        return f"{self.task}-{self.method}-{self.seed}"
+
+
+def cells_of(group: Group) -> Iterator[Cell]:
+    """Seed by seed, so that a study that is cut short has all methods on its first seeds."""
+    for seed in range(1, group.seeds + 1):
+        for task in TASKS:
+            for method in group.cells:
+                yield Cell(task, method, seed)
+
+
+def settings_of(cell: Cell, overrides: Sequence[str]) -> list[str]:
+    """What decides a cell's result beside its seed. For `matched`, the steps are those it would take unmatched."""
+    task = TASKS[cell.task]
+    start = [f"first={task.first}"] if cell.method in FROM_STAGE1 else []
+    own = {**FROM_BASE, **FROM_STAGE1}[cell.method]
+    return [f"recipe={task.recipe}", *start, f"steps={cell.steps}", *TRAINING, *own, *overrides]
+
+
+# ---------------------------------------------------------------------------------------------------------- running
 
 
 class Study:
-    def __init__(self, output: Path, task: str, scale: float, limit: int, extra: list[str]) -> None:
-        self.output, self.task, self.limit, self.extra = output / task, task, limit, extra
-        first, second, self.base = TASKS[task]
-        self.first, self.second = math.ceil(first * scale), math.ceil(second * scale)
+    """Runs cells. work: folder for cells that run, models of stage 1 and logs."""
 
-    def folder(self, cell: str, seed: int) -> Path:
-        return self.output / f"{cell}-{seed}"
+    def __init__(self, ledger: study.Ledger, work: Path, overrides: Sequence[str]) -> None:
+        self.ledger, self.work, self.overrides = ledger, work, overrides
+        self._locks: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
 
-    def results(self, cell: str, seed: int) -> dict[str, Any] | None:
-        file = self.folder(cell, seed) / "results.json"
-        return json.loads(file.read_text()) if file.exists() else None
+    def missing(self, groups: Sequence[str], tasks: Sequence[str] = tuple(TASKS)) -> list[Cell]:
+        """The cells that have no result yet. SystemExit for a result of other settings: a ledger holds one study."""
+        cells = [cell for name in groups for cell in cells_of(GROUPS[name])]
+        return [cell for cell in cells if cell.task in tasks and not self._done(cell)]
 
-    def seed(self, cells: list[str], seed: int) -> None:
-        """The cells of one seed, stage 1 first and `matched` behind spiral."""
-        for cell in sorted(cells, key=lambda cell: (cell != "stage1", cell != "spiral")):
-            self.cell(cell, seed)
-            if cell in TESTED:
-                self.tests(cell, seed)
+    def _done(self, cell: Cell) -> bool:
+        return self.ledger.has(cell.name, cell.seed, settings_of(cell, self.overrides))
 
-    def cell(self, cell: str, seed: int) -> None:
-        if self.results(cell, seed) is not None:
+    def run(self, cell: Cell) -> None:
+        """Runs a cell and what it goes on from. What shares a stage 1 runs one after the other."""
+        shares = cell.method == STAGE1 or cell.method in FROM_STAGE1
+        with self._locks[cell.task, cell.seed] if shares else nullcontext():
+            self._run(cell)
+
+    def _run(self, cell: Cell) -> None:
+        if self._done(cell):
             return
-        if cell in FROM_BASE:
-            steps = self.first if cell == "stage1" else self.first + self.second
-            given = [*FROM_BASE[cell], f"stage1.max_steps={steps}", f"training.max_steps={steps}"]
-        else:
-            steps = self.second if cell != "matched" else self._matched_steps(seed)
-            start = self.folder("stage1", seed) / "model"
+        if cell.method in FROM_STAGE1:
+            self._stage1(cell)
+        steps = cell.steps if cell.method != "matched" else self._matched_steps(cell)
+        folder = self.work / str(cell)
+        self._train(cell, steps, folder)
+        self._keep(cell, folder)
+        if cell.method != STAGE1:
+            shutil.rmtree(folder)
+
+    def _stage1(self, cell: Cell) -> None:
+        """Makes sure that the model is there which the cell goes on from."""
+        first = Cell(cell.task, STAGE1, cell.seed)
+        if not self._done(first):
+            self._run(first)
+        elif not (self.work / str(first) / "model").exists():  # on a machine that has the ledger alone
+            self._train(first, first.steps, self.work / str(first))
+
+    def _matched_steps(self, cell: Cell) -> int:
+        spiral, neither = (Cell(cell.task, method, cell.seed) for method in ("spiral", "neither"))
+        passes = []
+        for other in (spiral, neither):
+            self._run(other)
+            [found] = [record for record in self.ledger[other.name] if record["seed"] == cell.seed]
+            passes.append(found["training_token_passes"])
+        return round(neither.steps * passes[0] / passes[1])
+
+    def _train(self, cell: Cell, steps: int, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # of a cell that was stopped
+        given = [f"stage1.max_steps={steps}", f"training.max_steps={steps}"]
+        if cell.method in FROM_STAGE1:
+            start = self.work / str(Cell(cell.task, STAGE1, cell.seed)) / "model"
             given = [f"model.name_or_path={start}", "method.stages=implicit", f"training.max_steps={steps}"]
-            given += FROM_STAGE1[cell]
-        folder = self.folder(cell, seed)
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
-        self._run(f"{cell}-{seed}", "train", *self.base, *given, f"evaluation.limit={self.limit}", *self.extra,
-                  "--seed", str(seed), "--output", str(folder))  # fmt: skip
+        own = {**FROM_BASE, **FROM_STAGE1}[cell.method]
+        self._spiralthinker(
+            cell, "train", "--recipe", TASKS[cell.task].recipe, *given, *TRAINING, *own, *self.overrides,
+            "--seed", str(cell.seed), "--output", str(folder),
+        )  # fmt: skip
 
-    def _matched_steps(self, seed: int) -> int:
-        """Steps of `neither` that take as many token passes as spiral's stage 2."""
-        self.cell("neither", seed)
-        passes = {}
-        for cell in ("spiral", "neither"):
-            found = self.results(cell, seed)
-            assert found is not None, "stages run in this order"
-            passes[cell] = found["stages"]["implicit"]["token_passes"]
-        return round(self.second * passes["spiral"] / passes["neither"])
+    def _keep(self, cell: Cell, folder: Path) -> None:
+        commit = study.current_commit(Path(__file__).parent)
+        result = read_run(cell, folder)
+        if cell.method in TESTED_CELLS:
+            result["tests"] = {name: self._test(cell, folder, name) for name in TESTED}
+        self.ledger.append(result | {"settings": settings_of(cell, self.overrides), "commit": commit})
+        print(f"{cell}: {100 * result['accuracy']:.1f} %", flush=True)
 
-    def tests(self, cell: str, seed: int) -> None:
-        folder, model = self.folder(cell, seed), self.folder(cell, seed) / "model"
-        for name, options in (
-            ("sweep", ["--iterations", KS]),
-            ("controls", ["--control", "none,shuffled,zeroed"]),
-            ("decodings", ["--decoding", "sequential,simultaneous"]),
-        ):
-            if not (folder / name / "results.json").exists():
-                self._run(f"{cell}-{seed}-{name}", "evaluate", str(model), "--benchmark", self.task, "--limit",
-                          str(self.limit), "--max-new-tokens", "120", "--max-tokens-per-batch", "32768", *options,
-                          "--output", str(folder / name))  # fmt: skip
+    def _test(self, cell: Cell, folder: Path, name: str) -> dict[str, Any]:
+        """Packed answers of every point of a test."""
+        output = folder / name.replace(" ", "-")
+        self._spiralthinker(
+            cell, "evaluate", str(folder / "model"), "--benchmark", cell.task, "--limit", str(TEST_PROBLEMS),
+            "--max-new-tokens", "120", "--max-tokens-per-batch", "32768", *TESTED[name], "--output", str(output),
+        )  # fmt: skip
+        found = json.loads((output / "results.json").read_text(encoding="utf-8"))["points"]
+        return {label_of(name, point): read_answers(output / cell.task / folder_of(point)) for point in found}
 
-    def _run(self, name: str, *arguments: str) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        began = time.monotonic()
-        with (self.output / f"{name}.log").open("w") as log:
-            command = [sys.executable, "-m", "spiralthinker", *arguments]
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=True)
-        print(f"{self.task}, {name}: done in {time.monotonic() - began:.0f} s", flush=True)
+    def _spiralthinker(self, cell: Cell, *arguments: str) -> None:
+        command = [sys.executable, "-m", "spiralthinker", *arguments]
+        study.run(command, self.work / "logs" / f"{cell}-{arguments[0]}.log")
 
-    # -------------------------------------------------------------------------------------------- tables
 
-    def summary(self, seeds: list[int]) -> str:
-        """The tables in Markdown, of what there is."""
-        lines = [
-            f"## {self.task}: {self.first} steps of stage 1, {self.second} of stage 2, {self.limit} test problems",
-            "",
-            (
-                "| cell | seeds | accuracy %, mean ± sd over seeds (range) | se of one seed | text tokens "
-                "| latent tokens | token passes | ms a response | training M token passes | training s |"
-            ),
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        missing = []
-        for cell in CELLS:
-            runs = {seed: found for seed in seeds if (found := self.results(cell, seed)) is not None}
-            missing += [f"{cell} (seed {seed})" for seed in seeds if seed not in runs]
-            if runs:
-                lines.append(self._row(cell, list(runs.values())))
-        for cell in sorted(TESTED):
-            for name, title in (("sweep", "K at test time"), ("controls", "latents"), ("decodings", "decoding")):
-                lines += self._tested(cell, name, title, seeds)
-        lines += ["", f"Not run: {', '.join(missing) or 'nothing'}."]
-        return "\n".join(lines) + "\n"
+def folder_of(point: dict[str, Any]) -> str:
+    """Where `spiralthinker evaluate` has the responses of a point."""
+    numbers = f"N{point['latents']}-K{point['iterations']}-{point['schedule']}"
+    return numbers if point["control"] is None else f"{numbers}-{point['control']}"
 
-    def _row(self, cell: str, runs: list[dict[str, Any]]) -> str:
-        stages = [list(run["stages"].values())[-1] for run in runs]
-        evaluated = [stage["evaluations"][self.task] for stage in stages]
-        costs = [each["cost_of_a_response"] for each in evaluated]
-        latent = statistics.mean(cost["latent_tokens"] for cost in costs)
-        text = statistics.mean(each["mean_tokens"] for each in evaluated) - latent
-        training = [sum(stage["token_passes"] for stage in run["stages"].values()) for run in runs]
-        return (
-            f"| {cell} | {len(runs)} | {_spread([100 * each['accuracy'] for each in evaluated])} "
-            f"| {100 * statistics.mean(each['standard_error'] for each in evaluated):.1f} | {text:.1f} | {latent:.1f} "
-            f"| {statistics.mean(cost['token_passes'] for cost in costs):.0f} "
-            f"| {1000 * statistics.mean(cost['seconds'] for cost in costs):.1f} "
-            f"| {statistics.mean(training) / 1e6:.2f} "
-            f"| {statistics.mean(sum(s['training_seconds'] for s in run['stages'].values()) for run in runs):.0f} |"
+
+def label_of(test: str, point: dict[str, Any]) -> str:
+    return {
+        "K at test time": f"K = {point['iterations']}",
+        "latents": point["control"],
+        "decoding": point["schedule"],
+    }[test]
+
+
+def read_answers(folder: Path) -> study.Record:
+    _, rows = read_generations(folder / "generations.jsonl")
+    return study.pack_answers({row["id"]: row["correct"] for row in rows})
+
+
+def read_run(cell: Cell, folder: Path) -> study.Record:
+    """What the tables need of a finished run's folder. Costs of training are summed over the stages of the run."""
+    stages = list(json.loads((folder / "results.json").read_text(encoding="utf-8"))["stages"].values())
+    found = stages[-1]["evaluations"][cell.task]
+    cost = found["cost_of_a_response"]
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    curve = [row for line in lines if "cross_entropy" in (row := json.loads(line))]
+    return {
+        "cell": cell.name,
+        "seed": cell.seed,
+        "accuracy": found["accuracy"],
+        "standard_error": found["standard_error"],
+        "boxed_rate": found["boxed_rate"],
+        "answers": read_answers(folder / "evaluation" / cell.task),
+        "text_tokens": found["mean_tokens"] - cost["latent_tokens"],
+        "latent_tokens": cost["latent_tokens"],
+        "token_passes": cost["token_passes"],
+        "seconds": cost["seconds"],
+        "training_steps": sum(stage["steps"] for stage in stages),
+        "training_token_passes": sum(stage["token_passes"] for stage in stages),
+        "training_seconds": sum(stage["training_seconds"] for stage in stages),
+        "curve": {name: [row.get(name) for row in curve] for name in ("step", "cross_entropy", "alignment")},
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def tables(ledger: study.Ledger) -> str:
+    """Every table that the finished cells allow, in Markdown."""
+    parts = []
+    for name, group in GROUPS.items():
+        wanted = list(cells_of(group))
+        there = sum(any(record["seed"] == cell.seed for record in ledger[cell.name]) for cell in wanted)
+        parts.append(f"### {group.title} (`--group {name}`: {there} of {len(wanted)} cells)\n")
+        for task in TASKS if there else ():
+            shown = [method for method in (*group.also, *group.cells) if f"{task}/{method}" in ledger]
+            parts += [_costs(task, shown, ledger), _pairs(task, shown, group.against, ledger)]
+    for task in TASKS:
+        parts += [_tests(f"{task}/{method}", ledger) for method in TESTED_CELLS]
+    return "\n".join(part for part in parts if part)
+
+
+def _costs(task: str, methods: Sequence[str], ledger: study.Ledger) -> str:
+    if not methods:
+        return ""
+    lines = [
+        (
+            f"| {task} | seeds | accuracy, % | se of a seed | boxed, % | text tokens | latent tokens | token passes "
+            "| ms a response | training: steps | M token passes | s |"
+        ),
+        "|---" * 12 + "|",
+    ]
+    for method in methods:
+        runs = ledger[f"{task}/{method}"]
+
+        def mean(value: str, factor: float = 1, runs: Sequence[study.Record] = runs) -> float:
+            return factor * statistics.mean(run[value] for run in runs)
+
+        lines.append(
+            f"| {method} | {len(runs)} | {study.spread([100 * run['accuracy'] for run in runs])} "
+            f"| {mean('standard_error', 100):.1f} | {mean('boxed_rate', 100):.1f} | {mean('text_tokens'):.1f} "
+            f"| {mean('latent_tokens'):.1f} | {mean('token_passes'):.0f} | {mean('seconds', 1000):.1f} "
+            f"| {mean('training_steps'):.0f} | {mean('training_token_passes', 1e-6):.2f} "
+            f"| {mean('training_seconds'):.0f} |"
         )
-
-    def _tested(self, cell: str, name: str, title: str, seeds: list[int]) -> list[str]:
-        by_point: dict[str, list[float]] = {}
-        for seed in seeds:
-            file = self.folder(cell, seed) / name / "results.json"
-            for point in json.loads(file.read_text())["points"] if file.exists() else []:
-                key = {
-                    "sweep": f"K = {point['iterations']}",
-                    "controls": point["control"] or "its own",
-                    "decodings": point["decoding"],
-                }[name]
-                by_point.setdefault(key, []).append(100 * point["accuracy"])
-        if not by_point:
-            return []
-        rows = [f"| {key} | {len(values)} | {_spread(values)} |" for key, values in by_point.items()]
-        return ["", f"| {cell}, {title} | seeds | accuracy % |", "|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
 
 
-def _spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.1f} ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
+def _pairs(task: str, methods: Sequence[str], against: str, ledger: study.Ledger) -> str:
+    """Differences to one cell: over the seeds (t interval), over the problems (bootstrap), and seed by seed."""
+    theirs = {record["seed"]: record["answers"] for record in ledger[f"{task}/{against}"]}
+    lines = [study.PAIRED_HEAD]
+    for method in methods:
+        own = {record["seed"]: record["answers"] for record in ledger[f"{task}/{method}"]}
+        if method != against and (seeds := sorted(own.keys() & theirs.keys())):
+            name = f"{task}: {method} - {against}"
+            lines.append(study.paired_row(name, [own[s] for s in seeds], [theirs[s] for s in seeds]))
+    return "\n".join(lines) + "\n" if len(lines) > 1 else ""
+
+
+def _tests(name: str, ledger: study.Ledger) -> str:
+    """A trained cell decoded otherwise, each compared with its own decoding on the same problems."""
+    runs = ledger[name]
+    if not runs:
+        return ""
+    lines = [f"| {name} | | seeds | accuracy, % |", "|---|---|---|---|"]
+    pairs = [study.PAIRED_HEAD]
+    for test in TESTED:
+        for point in runs[0]["tests"][test]:
+            packed = [run["tests"][test][point] for run in runs]
+            shares = [100 * statistics.mean(study.unpack_answers(answers)) for answers in packed]
+            lines.append(f"| {test} | {point} | {len(runs)} | {study.spread(shares)} |")
+            own = [run["answers"] for run in runs]
+            if packed != own:
+                pairs.append(study.paired_row(f"{name}: {point} - as trained", packed, own))
+    return "\n".join([*lines, "", *pairs]) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------- command
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
-    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of steps")
-    parser.add_argument("--limit", type=int, default=300, help="test problems")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each with one thread")
-    parser.add_argument("--tables", action="store_true", help="run nothing, only print the tables of what there is")
-    parser.add_argument("overrides", nargs="*", help="further settings of every run, SECTION.KEY=VALUE")
-    options = parser.parse_args()
-    study = Study(options.output, options.task, options.scale, options.limit, options.overrides)
-    needed = {"stage1"} if set(options.cells) & set(FROM_STAGE1) else set()
-    needed |= {"spiral"} if "matched" in options.cells else set()
-    if not options.tables:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            wanted = [cell for cell in CELLS if cell in needed or cell in options.cells]
-            for done in [pool.submit(study.seed, wanted, seed) for seed in options.seeds]:
-                done.result()
-    text = study.summary(options.seeds)
-    study.output.mkdir(parents=True, exist_ok=True)
-    study.output.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+    parser.add_argument("--results", type=Path, default=LEDGER, help="the ledger of finished cells")
+    parser.add_argument("--work", type=Path, default=Path("runs/spiral-study"), help="folder for cells that run")
+    parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="in this order")
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each with one thread")
+    parser.add_argument("--at-most", type=int, metavar="N", help="stop after N cells")
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
+    parser.add_argument("--plan", action="store_true", help="run nothing, name the cells that are not done yet")
+    parser.add_argument("overrides", nargs="*", help="further settings of every training, SECTION.KEY=VALUE")
+    arguments = parser.parse_args()
+    ledger = study.Ledger(arguments.results)
+    if arguments.table:
+        print(tables(ledger))
+        return
+    runner = Study(ledger, arguments.work.resolve(), arguments.overrides)
+    todo = runner.missing(arguments.group, arguments.task)[: arguments.at_most]
+    if arguments.plan:
+        print(f"{len(todo)} cells: " + ", ".join(map(str, todo)))
+        return
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for done in [pool.submit(runner.run, cell) for cell in todo]:
+            done.result()
+    print(tables(ledger))
 
 
 if __name__ == "__main__":

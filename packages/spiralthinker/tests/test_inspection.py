@@ -113,6 +113,8 @@ def test_evaluate_at_several_points(saved, tmp_path):
         (1, None), (1, "zeroed"), (2, None), (2, "zeroed"),
     ]  # fmt: skip
     for point in found:
+        assert point["schedule"] == "sequential"
+        assert point["decoding"]["max_new_tokens"] == 40
         assert point["responses"] == point["n"] == 4
         assert point["cost_of_a_response"]["token_passes"] > point["mean_tokens"]
         assert point["standard_error"] >= 0

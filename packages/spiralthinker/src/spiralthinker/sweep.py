@@ -44,7 +44,7 @@ class Found:
         return {
             "latents": point.latents,
             "iterations": point.iterations,
-            "decoding": point.decoding,
+            "schedule": point.decoding,  # `decoding` is the evaluation's own: sampling and length
             "control": point.control,
             **self.measured.to_dict(),
         }
