@@ -1,12 +1,13 @@
 """Checkpoints on disk: what is written, what is believed, what is removed. No model here; see test_resume.py."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from thinker_common.errors import UserError
-from thinker_common.training import checkpoints
+from thinker_common.training import checkpoints, durable
 from thinker_common.training.checkpoints import Damaged, Manifest
 from thinker_common.training.resume import RunIdentity, check_unchanged, choose, data_fingerprint, flat_settings
 
@@ -142,6 +143,33 @@ def test_a_limit_counts_complete_ones_and_never_takes_the_last(tmp_path):
     checkpoints.prune(tmp_path, 1)
     assert names(tmp_path) == ["checkpoint-3", "checkpoint-4"], "the damaged one is kept to be looked at"
     assert choose(tmp_path, "auto").checkpoint.manifest.step == 3
+
+
+def test_a_distrusted_one_is_neither_counted_nor_removed(tmp_path):
+    """It is newer than the one that the run goes on from, and as large as it should be."""
+    for step in (10, 13, 20):
+        save(tmp_path, step)
+    newer = checkpoints.newer_than(tmp_path, 10)
+    assert [path.name for path in newer] == ["checkpoint-20", "checkpoint-13"]
+    checkpoints.prune(tmp_path, 1, {tmp_path / "checkpoint-20"})
+    assert names(tmp_path) == ["checkpoint-13", "checkpoint-20"]
+
+
+def test_a_checkpoint_of_elsewhere_is_refused_where_a_later_resume_would_take_another(tmp_path):
+    save(tmp_path / "here", 10)
+    save(tmp_path / "elsewhere", 5)
+    with pytest.raises(UserError, match=r"checkpoint-10 is newer than --resume .*checkpoint-5"):
+        choose(tmp_path / "here", str(tmp_path / "elsewhere" / "checkpoint-5"))
+
+
+def test_ranks_may_ask_at_once_why_nothing_can_be_written(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: durable.why_not_writable(tmp_path), range(400)))
+    assert set(found) == {None}
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".probe-of-a-killed-rank").touch()
+    checkpoints.begin(tmp_path)
+    assert names(tmp_path) == [".partial"]
 
 
 def test_a_damaged_folder_gives_way_to_a_new_save_of_its_step(tmp_path):

@@ -210,6 +210,25 @@ def test_a_signal_to_ranks_that_cannot_save(run_job):
     assert "stopped by a signal, before anything could be saved" in err
 
 
+def test_a_rank_that_dies_behind_a_signal_is_named(run_job):
+    """The others may wait for it for ever: they cannot save without it."""
+    source = SAVING.replace("time.sleep(1.5)", "os.kill(os.getpid(), 9) if rank == 1 else time.sleep(600)")
+    code, err, _, seconds = run_job(source, after=interrupt(signal.SIGTERM))
+    assert code == 128 + signal.SIGKILL
+    assert "error: rank 1 on" in err and "was killed by SIGKILL" in err
+    assert seconds < 30
+
+
+def test_a_logout_saves_and_nohup_goes_on(run_job):
+    assert run_job(SAVING, after=interrupt(signal.SIGHUP))[0] == EXIT_SAVED
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code, err, _, _ = run_job("phases.begin('step 1')\ntime.sleep(3)", after=interrupt(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (code, err) == (0, "")
+
+
 def test_handlers_are_put_back(run_job):
     before = signal.getsignal(signal.SIGTERM)
     run_job("pass")
@@ -223,6 +242,30 @@ def test_a_launcher_that_fails_is_named(monkeypatch, capfd):
     assert "error: the launcher on far ended with exit code 255 before its ranks had started" in capfd.readouterr().err
 
 
+def test_one_host_that_cannot_be_reached_is_named_at_once(monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "job.py").write_text(JOB + "forever()")
+    there = (sys.executable, "-c", LAUNCHER, "1", WORKER, "job")
+    gone = (sys.executable, "-c", "import sys; sys.exit(255)")
+    hosts = (Host("127.0.0.1", 1), Host("localhost", 1))
+    began = time.monotonic()
+    code = Supervisor(LaunchPlan(hosts, (there, gone), {}, (), "127.0.0.1", 1, LaunchSettings())).run()
+    assert code == 255 and time.monotonic() - began < 40
+    assert "error: the launcher on localhost ended with exit code 255 before its ranks" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_log_disk_does_not_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    (tmp_path / "job.py").write_text(f"print('x' * 100000)\nopen({str(tmp_path / 'end')!r}, 'w').close()")
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", WORKER, "job"]
+        assert subprocess.run(command, env=environment, stdout=full, timeout=60).returncode == 0
+    assert (tmp_path / "end").exists()
+
+
 def test_a_stranger_is_not_taken_for_a_rank(run_job):
     """Whoever connects without the run's token, or talks nonsense, is shown the door."""
     import socket
@@ -233,8 +276,10 @@ def test_a_stranger_is_not_taken_for_a_rank(run_job):
             b'{"token": "wrong", "rank": 0, "host": "x", "first": true}\n',
             b"GET / HTTP/1.1\r\n\r\n",
             b"[]\n",
+            b"[" * 50_000 + b"\n",
+            b"x" * 2_000_000,
         ):
-            with socket.create_connection(("127.0.0.1", port)) as stranger:
+            with socket.create_connection(("127.0.0.1", port)) as stranger, contextlib.suppress(ConnectionError):
                 stranger.sendall(line)
                 assert stranger.recv(10) == b""
         done.append(True)

@@ -42,6 +42,21 @@ def logged(trainer) -> list[tuple[float, ...]]:
     return [(row["step"], row["loss"], row["grad_norm"]) for row in trainer.state.log_history if "loss" in row]
 
 
+def test_a_damaged_checkpoint_of_the_right_size_does_not_cost_the_good_one(tmp_path):
+    """Found when resuming; a save at an earlier step must not take it for the newest."""
+    tiny.trainer(tmp_path, max_steps=4, save_steps=2).train()
+    weights = tmp_path / "checkpoint-4" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    point = choose_together(tmp_path, "auto")
+    assert point.checkpoint.manifest.step == 2
+    resumed = tiny.trainer(tmp_path, max_steps=3, save_steps=3, save_total_limit=1)
+    resumed.train(resume_from_checkpoint=point.checkpoint.path)
+    assert choose_together(tmp_path, "auto").checkpoint.manifest.step == 3
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+
 @pytest.mark.parametrize("step", range(1, STEPS))
 def test_resume_is_bit_exact_at_every_step(uninterrupted, tmp_path, step):
     folder, weights, log = uninterrupted

@@ -79,11 +79,12 @@ def test_every_step(straight: Path, tmp_path: Path, step: int) -> None:
             assert row.get(name) == rows[1][number].get(name), f"step {number}, {name}"
 
 
-def test_the_same_command_goes_on_after_a_kill(straight: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", ["checkpoints/checkpoint-3", "model/model.safetensors"])
+def test_the_same_command_goes_on_after_a_kill(straight: Path, tmp_path: Path, written: str) -> None:
     output = tmp_path / "run"
     process = subprocess.Popen(command(output), env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while not (output / "checkpoints/checkpoint-3").exists():
+    while not (output / written).exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.kill()

@@ -79,7 +79,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(finished, tmp_path, cut)
     shutil.copytree(folder, copy)
     for name in ("results.json", "report.html"):
         (copy / name).unlink()
-    for name in ("model", "evaluation", *(["stage1/model", "stage1/evaluation"] if cut == "in stage 1" else [])):
+    for name in ("evaluation", *(["stage1/evaluation"] if cut == "in stage 1" else [])):  # models are written anew
         shutil.rmtree(copy / name)
     stopped = copy / "stage1" if cut == "in stage 1" else copy
     for checkpoint in (stopped / "checkpoints").glob("checkpoint-*"):
@@ -138,6 +138,21 @@ def test_lora_goes_on_too(tmp_path):
     assert any("embed_tokens" in name for name in changed)
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_of_one_stage_is_not_taken_for_another(finished, tmp_path):
+    folder, _ = finished
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    for name in ("results.json", "stage1/trained.json"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "checkpoints")
+    shutil.rmtree(copy / "stage1/checkpoints/checkpoint-2")
+    first = copy / "stage1/checkpoints/checkpoint-1"
+    outside = refused("train", "--output", str(copy), "--seed", "5", *TINY, "--resume", str(folder / "model"))
+    assert "goes on from a checkpoint of one of them" in outside
+    invoke("train", "--output", str(copy), "--seed", "5", *TINY, "--resume", str(first))
+    assert [row["loss"] for row in metrics(copy)] == pytest.approx([row["loss"] for row in metrics(folder)], abs=1e-6)
 
 
 def test_stage_2_alone_starts_from_a_model_of_stage_1_and_is_the_same(finished, tmp_path):

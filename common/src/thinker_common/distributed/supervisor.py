@@ -9,6 +9,7 @@ enough to show that it goes on. While a rank is in a patient phase (loading, com
 `patience_seconds`. A host that is not heard of for 45 seconds counts as lost.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -97,7 +98,7 @@ class Supervisor:
         try:
             self._start()
             began = time.monotonic()
-            while not self._over():
+            while self.code is None and not self._over():
                 self._listen()
                 self._pass_signals_on()
                 self._judge(began)
@@ -190,6 +191,8 @@ class Supervisor:
             return None
         rank = Rank(number, str(message["host"]), connection, bool(message["first"]))
         self.ranks[number] = rank
+        if self.code is not None:  # it started while the run was ended
+            self._tell_rank(rank, end="", dump=False)
         return rank
 
     @staticmethod
@@ -303,10 +306,12 @@ class Supervisor:
 
     def _tell(self, **message: Any) -> None:
         for rank in self.ranks.values():
-            try:
-                rank.connection.sendall(json.dumps(message).encode() + b"\n")
-            except OSError:
-                continue  # its worker has ended
+            self._tell_rank(rank, **message)
+
+    @staticmethod
+    def _tell_rank(rank: Rank, **message: Any) -> None:
+        with contextlib.suppress(OSError):  # its worker has ended
+            rank.connection.sendall(json.dumps(message).encode() + b"\n")
 
     # ---------------------------------------------------------------------------------------------------- the end
 
