@@ -266,6 +266,40 @@ def test_a_full_log_disk_does_not_end_the_run(tmp_path, monkeypatch):
     assert (tmp_path / "end").exists()
 
 
+def test_a_reader_that_stalls_is_no_hang(tmp_path):
+    """As a pager is that nobody pages: the pipe is full, and the rank goes on."""
+    source = JOB + (
+        "phases.begin('step 1')\n"
+        "for _ in range(60): print('x' * 10_000, flush=True); time.sleep(0.1); phases.begin('step')"
+    )
+    (tmp_path / "job.py").write_text(source)
+    script = f"""
+import sys
+from thinker_common.distributed.hosts import Host
+from thinker_common.distributed.launch import WORKER, LaunchPlan, LaunchSettings
+from thinker_common.distributed.supervisor import Supervisor
+command = (sys.executable, "-c", {LAUNCHER!r}, "2", WORKER, "job")
+plan = LaunchPlan((Host("localhost", 2),), (command,), {{}}, (), "127.0.0.1", 1, LaunchSettings())
+plan.settings.hang_seconds = 3
+sys.exit(Supervisor(plan).run())
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "WORLD_SIZE": "2"}
+    reading, writing = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=90,
+        )
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_stranger_is_not_taken_for_a_rank(run_job):
     """Whoever connects without the run's token, or talks nonsense, is shown the door."""
     import socket

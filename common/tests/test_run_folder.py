@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 
 import pytest
 
@@ -187,3 +188,21 @@ def test_source_commit_counts_tracked_files_only(tmp_path, monkeypatch):
     assert source_commit() == {"commit": git("rev-parse", "HEAD"), "changed": False}
     source.write_text("x = 2\n")
     assert source_commit() == {"commit": git("rev-parse", "HEAD"), "changed": True}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl")
+def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path):
+    hold = f"from thinker_common.training.run_folder import RunFolder; RunFolder({str(tmp_path)!r}).hold()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; print('held', flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another process is training in it"):
+        RunFolder(tmp_path).hold()
+    other.kill()
+    other.wait()
+    for _ in range(2):  # a second training in one process is its own business
+        RunFolder(tmp_path).hold()
+    third = subprocess.run([sys.executable, "-c", hold], capture_output=True, text=True)
+    assert third.returncode == 1 and "another process is training in it" in third.stderr

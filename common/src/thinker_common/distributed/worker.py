@@ -9,11 +9,13 @@ rank, and `end`, which ends it. A lost connection ends the rank as well: nobody 
 import collections
 import json
 import os
+import queue
 import selectors
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +28,7 @@ KEPT_LINES = 400  # the stacks of a hang are long, and the main thread's comes l
 _TICK_SECONDS = 0.5
 _GRACE_SECONDS = 3.0  # for a rank that ends by itself when another one failed
 _DUMP_SECONDS = 1.0  # for a rank that hangs to print its stacks
+_WAITING_BYTES = 1 << 26  # of output that its reader has not taken yet
 _ORPHAN_SECONDS = 60.0  # for a rank whose supervisor is gone to save
 
 
@@ -55,6 +58,7 @@ class Worker:
         self.signalled, self.dumping = False, False
         self.parts: dict[int, bytes] = {}  # what came of a line whose end is still to come
         self.selector = selectors.DefaultSelector()
+        self.output = Output()
         self.supervisor = self._connect()
         for number in heard_signals():
             signal.signal(number, lambda number, _: self._pass_on(number))
@@ -114,6 +118,7 @@ class Worker:
         self._say(exit=code, phase=self.phase, lines=list(self.lines))
         if code not in (0, EXIT_SAVED):
             self._wait_for_the_account()
+        self.output.finish(_GRACE_SECONDS)
         if self.supervisor is not None:
             return 0  # a launcher takes any other code for a crash, and kills ranks that may be saving
         return of_signal(-code) if code < 0 else code
@@ -150,7 +155,7 @@ class Worker:
         """The complete lines that have come; everything of rank 0 is passed on to `target` at once."""
         block = os.read(pipe, 65536)
         if target is not None and self.rank == 0 and not self.dumping:
-            _write_all(target, block)
+            self.output.write(target, block)
         if not block:
             self.selector.unregister(pipe)
         whole, newline, rest = (self.parts.get(pipe, b"") + block).rpartition(b"\n")
@@ -195,7 +200,7 @@ class Worker:
 
     def _end(self, why: str, *, dump: bool) -> None:
         if why and self._first_here():
-            _write_all(2, why.encode())
+            self.output.write(2, why.encode())
         if dump:
             self.dumping = True  # its stacks go into the supervisor's message
             self.child.send_signal(signal.SIGUSR1)
@@ -207,7 +212,7 @@ class Worker:
         self.supervisor.close()
         self.supervisor = None
         if self.child.poll() is None and self.deadline is None:
-            _write_all(2, f"rank {self.rank}: the launching process is gone; ending\n".encode())
+            self.output.write(2, f"rank {self.rank}: the launching process is gone; ending\n".encode())
             self.child.send_signal(signal.SIGTERM)
             self.deadline = time.monotonic() + _ORPHAN_SECONDS
 
@@ -219,6 +224,40 @@ class Worker:
 
     def _first_here(self) -> bool:
         return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+class Output:
+    """Passes output on from a thread of its own, in order.
+
+    A reader that stalls, such as a pager, must not keep a rank from being heard of: a run that is well would count as
+    one that hangs. What does not fit into `_WAITING_BYTES` is dropped.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting = 0  # bytes
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def write(self, target: int, block: bytes) -> None:
+        """target: a file descriptor"""
+        with self._lock:
+            if self._waiting + len(block) > _WAITING_BYTES:
+                return
+            self._waiting += len(block)
+        self._blocks.put((target, block))
+
+    def finish(self, seconds: float) -> None:
+        """Waits until all of it is written, so long at most."""
+        self._blocks.put(None)
+        self._thread.join(seconds)
+
+    def _pass_on(self) -> None:
+        while (item := self._blocks.get()) is not None:
+            _write_all(*item)
+            with self._lock:
+                self._waiting -= len(item[1])
 
 
 def heard_signals() -> list[signal.Signals]:

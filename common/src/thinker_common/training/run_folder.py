@@ -17,6 +17,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 from .._version import __version__
 from ..errors import UserError
 from .plain_yaml import parse_yaml
@@ -26,6 +31,9 @@ _PACKAGES = (
     "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "tokenizers", "safetensors",
     "math-verify", "numpy",
 )  # fmt: skip
+
+
+_HELD: dict[Path, int] = {}  # folders that this process trains in -> open handle, whose lock ends with the process
 
 
 class RunFolder:
@@ -81,6 +89,28 @@ class RunFolder:
         if held:
             names = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
             raise UserError(f"output {self.path} is not empty (it holds {names}): choose another --output")
+
+    def hold(self) -> None:
+        """Keeps other processes from training in this folder for as long as this one lives.
+
+        Raises:
+            UserError: another one does: both would write, and remove, each other's checkpoints.
+        """
+        path = self.path.resolve()
+        if fcntl is None or path in _HELD:
+            return
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise UserError(
+                f"output {self.path}: another process is training in it: wait for its end, or choose another --output"
+            ) from error
+        except OSError:  # a file system that knows no locks
+            os.close(handle)
+            return
+        _HELD[path] = handle
 
     @property
     def checkpoints(self) -> Path:

@@ -79,12 +79,14 @@ def train(
 
     point = choose_together(folder.checkpoints, resume)
     began_at = 0 if point.checkpoint is None else point.checkpoint.manifest.step
-    history: list[dict[str, Any]] = []
-    if ranks.is_main():
+
+    def begin() -> list[dict[str, Any]]:
         _begin(folder, settings)
-        history = folder.forget_metrics(after_step=began_at)
         for notice in point.notices():
             print(notice, file=sys.stderr)
+        return folder.forget_metrics(after_step=began_at)
+
+    history = ranks.on_main(begin, "begin the run folder") or []
     began = time.perf_counter()
     evaluations: dict[str, dict[str, EvaluationResult]] = {}
 
@@ -169,6 +171,7 @@ def _check_folder(folder: RunFolder, settings: Settings, resume: str, allow_chan
 def _begin(folder: RunFolder, settings: Settings) -> None:
     if not folder.holds_run():
         RunFolder.create(folder.path)
+    folder.hold()
     folder.write_config(to_yaml(settings))
     folder.write_environment()
 

@@ -283,12 +283,14 @@ class Run:
             teacher.to(arguments.device)
         point = choose_together(folder.checkpoints, self._resume_of(part))
         began_at = 0 if point.checkpoint is None else point.checkpoint.manifest.step
-        history: list[dict[str, Any]] = []
-        if ranks.is_main():
+
+        def begin() -> list[dict[str, Any]]:
             self._begin(folder)
-            history = folder.forget_metrics(after_step=began_at)
             for notice in point.notices():
                 print(notice, file=sys.stderr)
+            return folder.forget_metrics(after_step=began_at)
+
+        history = ranks.on_main(begin, "begin the stage's folder") or []
         trainer = SpiralThinkerTrainer(
             model,
             arguments,
@@ -340,6 +342,7 @@ class Run:
         for own in (RunFolder(self.output), folder):
             if not own.holds_run():
                 own.path.mkdir(parents=True, exist_ok=True)
+            own.hold()
             own.write_config(to_yaml(self.settings))
             own.write_environment()
 

@@ -140,6 +140,7 @@ class Run:
             folder = RunFolder(self.output)
             if not folder.holds_run():
                 RunFolder.create(folder.path)
+            folder.hold()
             folder.write_config(to_yaml(settings))
             folder.write_environment()
 
