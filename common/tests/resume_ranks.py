@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Rollouts(SupervisedTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """Written by every rank, behind the weights and the optimiser."""
         if self.killed and self.state.global_step == STOP and ranks.rank() == 1:
+            (Path(self.args.output_dir) / "when").write_text(str(time.time()))
             os.kill(os.getpid(), signal.SIGKILL)
         super()._save_rng_state(output_dir)
 

@@ -203,22 +203,50 @@ def test_sigterm_saves_on_all_ranks_and_keeps_the_exit_code(tmp_path, launcher):
     assert not left_behind(str(tmp_path))
 
 
-@pytest.mark.parametrize(("launcher", "zero"), [("torchrun", "none"), ("deepspeed", "2"), ("deepspeed", "3")])
-def test_a_disk_that_is_full_for_one_rank(shim, tmp_path, record_property, launcher, zero):
-    (tmp_path / "launch.py").write_text(LAUNCH.replace('"job", [zero, *arguments]', '"resume_ranks", arguments'))
+def launch_saves(folder, launcher, zero, fault, **variables):
+    """Runs resume_ranks.py under a launcher; returns (exit code, stderr, time of the first error's message)."""
+    (folder / "launch.py").write_text(LAUNCH.replace('"job", [zero, *arguments]', '"resume_ranks", arguments'))
     kept = {name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}}
-    search = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *filter(None, sys.path)])
-    environment = {**kept, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", "LD_PRELOAD": str(shim)}
-    run = tmp_path / "run"
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, tmp_path / "launch.py", launcher, zero, run, zero, "full"],
-        env=environment, capture_output=True, text=True, timeout=300,
+    search = os.pathsep.join([str(folder), str(Path(__file__).parent), *filter(None, sys.path)])
+    launching = subprocess.Popen(
+        [sys.executable, folder / "launch.py", launcher, zero, folder / "run", zero, fault],
+        env={**kept, "PYTHONPATH": search, "OMP_NUM_THREADS": "1", **variables},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    said, errors = None, []
+    for line in launching.stderr:
+        errors.append(line)
+        if line.startswith("error: ") and said is None:
+            said = time.time()
+    code = launching.wait()
+    assert not left_behind(str(folder)), "a process is left behind"
+    assert choose(folder / "run", "auto").checkpoint.manifest.step == 3, "the last good one"
+    return code, "".join(errors), said
+
+
+LAUNCHERS = [("torchrun", "none"), ("deepspeed", "2"), ("deepspeed", "3")]
+
+
+@pytest.mark.parametrize(("launcher", "zero"), LAUNCHERS)
+def test_a_disk_that_is_full_for_one_rank(shim, tmp_path, record_property, launcher, zero):
+    began = time.perf_counter()
+    code, errors, _ = launch_saves(tmp_path, launcher, zero, "full", LD_PRELOAD=str(shim))
     record_property(f"{launcher}, {zero}, disk full for one rank, whole job", f"{time.perf_counter() - began:.0f} s")
-    assert done.returncode not in (0, 75), done.stdout
+    assert code not in (0, 75)
     refused = f"step 4: rank 1 on {os.uname().nodename} cannot write checkpoint-4: No space left on device"
-    assert refused in done.stderr, done.stderr[-3000:]
-    assert 'in phase "save checkpoint-4"; the other ranks are ended' in done.stderr, done.stderr[-3000:]
-    assert choose(run, "auto").checkpoint.manifest.step == 3, "the last good one"
-    assert not left_behind(str(tmp_path))
+    assert refused in errors, errors[-3000:]
+    assert 'in phase "save checkpoint-4"; the other ranks are ended' in errors, errors[-3000:]
+
+
+@pytest.mark.parametrize(("launcher", "zero"), LAUNCHERS)
+def test_a_rank_that_is_killed_in_a_save(tmp_path, record_property, launcher, zero):
+    code, errors, said = launch_saves(tmp_path, launcher, zero, "kill")
+    assert code == 128 + signal.SIGKILL
+    assert f"error: rank 1 on {os.uname().nodename} was killed by SIGKILL" in errors, errors[-3000:]
+    assert 'in phase "save checkpoint-4"; the other ranks are ended' in errors
+    message, end = (at - float((tmp_path / "run/when").read_text()) for at in (said, time.time()))
+    assert message < 60 and end < 60
+    record_property(
+        f"{launcher}, {f'ZeRO-{zero}' if zero != 'none' else 'DDP'}, killed in a save",
+        f"{message:.1f} s to the message, {end:.1f} s to the end",
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from thinker_common.training.checkpoints import Damaged, verify
 from thinker_common.training.resume import choose
 
 WORKER = Path(__file__).with_name("resume_ranks.py")
@@ -54,6 +56,16 @@ def test_a_signal_on_one_rank_saves_all_and_the_resume_is_bit_exact(tmp_path, ze
     assert record.items() >= NOT_FINITE.items()
     if zero in "123":
         assert "global_step4/zero_pp_rank_1_mp_rank_00_optim_states.pt" in states
+    saved = tmp_path / "run" / "checkpoint-4"
+    files = verify(saved).files
+    assert {"model.safetensors", "trainer_state.json", "rng_state_1.pth"} <= set(files)
+    for name in files:
+        content = (saved / name).read_bytes()
+        (saved / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(Damaged, match=re.escape(f"{name} is damaged")):
+            verify(saved)
+        (saved / name).write_bytes(content)
+    verify(saved)
 
 
 @pytest.mark.parametrize("zero", ["none", pytest.param("3", marks=pytest.mark.slow)])

@@ -20,12 +20,23 @@ def replay() -> ModuleType:
     return module
 
 
+def tolerance(step: int) -> float:
+    """Relative, or absolute below one.
+
+    Rounding differs between kinds of processors, and training makes it grow. Curves stored with AVX-512 are met without
+    it within 1e-4 for nine steps; then gradient norm, KL and rewards differ by up to 3e-4.
+    """
+    return 1e-4 if step < 10 else 1e-3
+
+
 def check(curves: list[dict[str, float]], stored: list[dict[str, float]], steps: int) -> None:
     assert len(curves) == len(stored) == steps
     for step, (now, then) in enumerate(zip(curves, stored, strict=True), start=1):
         assert now.keys() == then.keys()
         for name in then:
-            assert now[name] == pytest.approx(then[name], rel=1e-4, abs=1e-4), f"step {step}, {name}"
+            assert now[name] == pytest.approx(then[name], rel=tolerance(step), abs=tolerance(step)), (
+                f"step {step}, {name}"
+            )
     assert stored[-1]["kl"] > 1e-3, "a curve of a policy that does not move would show nothing"
 
 

@@ -194,7 +194,7 @@ class Run:
         self.benchmarks = load_evaluations(settings)
 
     def _check_folder(self) -> None:
-        if self.resume not in ("auto", "never") and len(self.parts) > 1:
+        if self.resume not in ("auto", "never") and len(self.parts) > 1 and Path(self.resume).is_dir():
             folders = [RunFolder(part.path).checkpoints for part in self.parts]
             if Path(self.resume).resolve().parent not in [folder.resolve() for folder in folders]:
                 raise UserError(
@@ -335,8 +335,8 @@ class Run:
         """What `--resume` means for a stage: one of several goes on from a checkpoint that lies in its folder."""
         if self.resume in ("auto", "never") or len(self.parts) == 1:
             return self.resume
-        own = Path(self.resume).resolve().parent == RunFolder(part.path).checkpoints.resolve()
-        return self.resume if own else "auto"
+        elsewhere = Path(self.resume).resolve().parent != RunFolder(part.path).checkpoints.resolve()
+        return "auto" if elsewhere and Path(self.resume).is_dir() else self.resume
 
     def _begin(self, folder: RunFolder) -> None:
         for own in (RunFolder(self.output), folder):
