@@ -125,7 +125,7 @@ def test_rows_come_in_the_order_of_the_file_whatever_the_batches(score, tmp_path
 def same_scores(one, other):
     for a, b in zip(flat(one), flat(other), strict=True):
         assert (a["answer"], a["rank"], a["token_ids"]) == (b["answer"], b["rank"], b["token_ids"])
-        assert a["token_logprobs"] == pytest.approx(b["token_logprobs"], abs=1e-5)
+        assert a["token_logprobs"] == pytest.approx(b["token_logprobs"], rel=1e-6, abs=1e-5)
 
 
 def test_closing(score, tmp_path):
