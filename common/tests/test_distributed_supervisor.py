@@ -119,6 +119,15 @@ def test_an_error_is_the_cause_and_not_what_follows_from_it(run_job):
     assert err.index("error: rank 1") < err.index("ValueError: the cause")
 
 
+def test_the_last_lines_may_be_long_and_in_any_script(run_job):
+    """Their message is the longest that a rank sends: 400 lines of 500 characters, each escaped to 12 bytes."""
+    code, err, _, _ = run_job(
+        "if rank == 1:\n    for _ in range(400): print('\U0001f642' * 500)\n    raise ValueError('the cause')\nforever()"
+    )
+    assert code == 1
+    assert "error: rank 1 on" in err and "ValueError: the cause" in err
+
+
 def test_a_users_mistake_is_said_once(run_job):
     code, err, _, _ = run_job("print('error: no such file', file=sys.stderr)\nsys.exit(2)")
     assert (code, err) == (2, "error: no such file\n")
@@ -311,7 +320,7 @@ def test_a_stranger_is_not_taken_for_a_rank(run_job):
             b"GET / HTTP/1.1\r\n\r\n",
             b"[]\n",
             b"[" * 50_000 + b"\n",
-            b"x" * 2_000_000,
+            b"x" * 5_000_000,
         ):
             with socket.create_connection(("127.0.0.1", port)) as stranger, contextlib.suppress(ConnectionError):
                 stranger.sendall(line)

@@ -37,7 +37,7 @@ _IDLE_SECONDS = 5.0  # the same when every rank has ended
 _LOST_SECONDS = 45.0
 _SHOWN_LINES = 20
 _NOT_SAVED = "stopped by a signal, before anything could be saved\n"
-_LONGEST_LINE = 1 << 20  # bytes; a rank's last lines are its longest message
+_LONGEST_LINE = 1 << 22  # bytes; a rank's last lines are its longest message, 2.4 MB where all of it has to be escaped
 
 
 def run(plan: LaunchPlan) -> int:

@@ -112,8 +112,7 @@ class DependableMixin(Trainer):
             self._resumed_path = Path(resume_from_checkpoint)
             self._resumed = self._check_resumable(self._resumed_path)
             self._last_good = self._resumed_path
-            newer = checkpoints.newer_than(self._folder, self._resumed.step)
-            self._distrusted = set(newer) - {self._resumed_path}
+            self._distrusted = set(checkpoints.newer_than(self._folder, self._resumed.step))
             if self._resumed.universal:
                 self.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
         with self._signals:

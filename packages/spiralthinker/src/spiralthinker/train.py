@@ -177,6 +177,7 @@ class Run:
         """Joins the other ranks, and checks what can be checked before a model is loaded."""
         arguments = [self.arguments(part) for part in self.parts]
         join(self.settings.launch, arguments[0])
+        self.device = arguments[0].device
         ranks.on_main(self._check_folder, "check the run folder")
         self.load()
 
@@ -342,15 +343,15 @@ class Run:
         for own in (RunFolder(self.output), folder):
             if not own.holds_run():
                 own.path.mkdir(parents=True, exist_ok=True)
-            own.hold()
             own.write_config(to_yaml(self.settings))
             own.write_environment()
+        RunFolder(self.output).hold()
 
     def _evaluate(self, folder: RunFolder) -> dict[str, Measured]:
         """Evaluates the model that a stage has written, as it will be loaded again; goes on from its answers."""
         settings = self.settings
         model = SpiralThinkerModel.from_pretrained(folder.model, dtype=weights_dtype(settings))
-        model.to(self.arguments(self.parts[0]).device)
+        model.to(self.device)
         results = {}
         for benchmark in self.benchmarks:
             output = folder.file(f"evaluation/{benchmark.name}/generations.jsonl")
