@@ -183,8 +183,11 @@ def test_source_commit_counts_tracked_files_only(tmp_path, monkeypatch):
     git("add", "other")
     git("commit", "-qm", "another project")
     assert source_commit() is None  # a repository that does not hold the file
-    git("add", "module.py")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/results.md").write_text("1")
+    git("add", "module.py", "docs")
     git("commit", "-qm", "ours")
+    (tmp_path / "docs/results.md").write_text("2")
     assert source_commit() == {"commit": git("rev-parse", "HEAD"), "changed": False}
     source.write_text("x = 2\n")
     assert source_commit() == {"commit": git("rev-parse", "HEAD"), "changed": True}

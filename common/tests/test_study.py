@@ -1,13 +1,12 @@
 """The ledger of a study: what it keeps, what it refuses, and the statistics of its tables."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from thinker_common.evaluation import study
+from thinker_common.training import study
 
 
 def record(cell: str, seed: int, **figures: object) -> study.Record:
@@ -76,26 +75,56 @@ def test_a_paired_row_against_figures_by_hand() -> None:
 
 def test_a_command_that_fails_names_its_log(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "cell-1.log"
-    study.run([sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"], log)
+    study.run_command([sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"], log)
     assert log.read_text() == "1\n"
     with pytest.raises(SystemExit, match=r"cell-1 ended with code 3: see .*cell-1\.log"):
-        study.run([sys.executable, "-c", "raise SystemExit(3)"], log)
+        study.run_command([sys.executable, "-c", "raise SystemExit(3)"], log)
 
 
-def test_the_commit_is_dirty_for_sources_and_not_for_results(tmp_path: Path) -> None:
-    def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (None, "unknown"),
+        ({"commit": "0123456789abcdef", "changed": False}, "0123456"),
+        ({"commit": "0123456789abcdef", "changed": True}, "0123456-dirty"),
+    ],
+)
+def test_the_commit_of_a_cell(monkeypatch, source, shown):
+    monkeypatch.setattr(study, "source_commit", lambda: source)
+    assert study.current_commit() == shown
 
-    assert study.current_commit(tmp_path) == "unknown"
-    (tmp_path / "docs").mkdir()
-    for name in ("docs/study.jsonl", "source.py"):
-        (tmp_path / name).write_text("1\n")
-    git("init")
-    git("add", ".")
-    git("commit", "-m", "one")
-    clean = study.current_commit(tmp_path)
-    (tmp_path / "docs/study.jsonl").write_text("2\n")
-    assert study.current_commit(tmp_path) == clean and len(clean) >= 7
-    (tmp_path / "source.py").write_text("2\n")
-    assert study.current_commit(tmp_path) == f"{clean}-dirty"
+
+def conduct(*options: str, ran: list[str]) -> None:
+    parser = study.command_line("A study.", results=Path("x.jsonl"), work=Path("runs/x"), groups=["main", "more"])
+    study.conduct(
+        parser.parse_args(options),
+        missing=lambda: ["a-1", "b-1", "a-2"],
+        run=ran.append,
+        tables=lambda: "the tables",
+        prepare=lambda cells: ran.append(f"prepare {len(cells)}"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "ran", "printed"),
+    [
+        ([], ["prepare 3", "a-1", "b-1", "a-2"], "the tables\n"),
+        (["--at-most", "2"], ["prepare 2", "a-1", "b-1"], "the tables\n"),
+        (["--plan", "--at-most", "2"], [], "2 cells: a-1, b-1\n"),
+        (["--table"], [], "the tables\n"),
+    ],
+)
+def test_what_the_options_of_a_study_do(capsys, options, ran, printed):
+    found: list[str] = []
+    conduct(*options, ran=found)
+    assert (found, capsys.readouterr().out) == (ran, printed)
+
+
+def test_a_cell_that_fails_ends_the_study() -> None:
+    with pytest.raises(SystemExit, match="a-1 ended"):
+        study.conduct(
+            study.command_line("", results=Path("x"), work=Path("x"), groups=["main"]).parse_args([]),
+            missing=lambda: ["a-1"],
+            run=lambda cell: (_ for _ in ()).throw(SystemExit(f"{cell} ended")),
+            tables=lambda: "",
+        )

@@ -20,21 +20,19 @@ one of them at random. Its cells start from `phrases_start.py`, since the embedd
 task has; `likelihood` sees the reference alone, as `string` does. All are tested against every wording.
 """
 
-import argparse
 import itertools
 import json
 import shutil
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thinker_common.benchmarks import phrases
-from thinker_common.evaluation import study
 from thinker_common.evaluation.generations import read_generations
+from thinker_common.training import study
 
 LEDGER = Path(__file__).parents[3] / "docs/results/data/generalthinker-study.jsonl"
 STEPS = {"chains": 16, "phrases": 24}
@@ -205,7 +203,7 @@ def prepare_phrases(work: Path) -> None:
     """The model to start from, and the training problems twice: with every wording, and with the reference alone."""
     if not (work / START / "config.json").exists():
         script = Path(__file__).with_name("phrases_start.py")
-        study.run([sys.executable, str(script), "--output", str(work / START)], work / "logs" / f"{START}.log")
+        study.run_command([sys.executable, str(script), "--output", str(work / START)], work / "logs" / f"{START}.log")
     for wordings in ("all", "reference"):
         path = work / f"phrases-{wordings}.jsonl"
         rows = [
@@ -225,8 +223,8 @@ def run(cell: Cell, work: Path, overrides: Sequence[str], ledger: study.Ledger) 
     """Runs a cell and keeps its result."""
     folder = work / str(cell)
     shutil.rmtree(folder, ignore_errors=True)  # of a cell that was stopped
-    commit = study.current_commit(Path(__file__).parent)
-    study.run(command(cell, work, folder, overrides), work / "logs" / f"{cell}.log")
+    commit = study.current_commit()
+    study.run_command(command(cell, work, folder, overrides), work / "logs" / f"{cell}.log")
     result = read_run(cell, folder)
     ledger.append(result | {"settings": settings_of(cell, overrides), "commit": commit})
     shutil.rmtree(folder)
@@ -391,33 +389,22 @@ def missing(ledger: study.Ledger, groups: Sequence[str], overrides: Sequence[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=LEDGER, help="the ledger of finished cells")
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/grid"), help="folder for cells that run, and their logs"
-    )
-    parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="in this order")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each with one thread")
-    parser.add_argument("--at-most", type=int, metavar="N", help="stop after N cells")
-    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
-    parser.add_argument("--plan", action="store_true", help="run nothing, name the cells that are not done yet")
+    parser = study.command_line(__doc__, results=LEDGER, work=Path("runs/grid"), groups=list(GROUPS))
     parser.add_argument("overrides", nargs="*", help="further settings of every training, SECTION.KEY=VALUE")
     arguments = parser.parse_args()
-    ledger = study.Ledger(arguments.results)
-    if arguments.table:
-        print(tables(ledger))
-        return
-    todo = missing(ledger, arguments.group, arguments.overrides)[: arguments.at_most]
-    if arguments.plan:
-        print(f"{len(todo)} cells: " + ", ".join(map(str, todo)))
-        return
-    work = arguments.work.resolve()
-    if any(cell.task == "phrases" for cell in todo):
-        prepare_phrases(work)
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for done in [pool.submit(run, cell, work, arguments.overrides, ledger) for cell in todo]:
-            done.result()
-    print(tables(ledger))
+    ledger, work = study.Ledger(arguments.results), arguments.work.resolve()
+
+    def prepare(cells: Sequence[Cell]) -> None:
+        if any(cell.task == "phrases" for cell in cells):
+            prepare_phrases(work)
+
+    study.conduct(
+        arguments,
+        missing=lambda: missing(ledger, arguments.group, arguments.overrides),
+        run=lambda cell: run(cell, work, arguments.overrides, ledger),
+        tables=lambda: tables(ledger),
+        prepare=prepare,
+    )
 
 
 if __name__ == "__main__":

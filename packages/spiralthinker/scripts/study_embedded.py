@@ -18,7 +18,6 @@ seed, hence more steps.
 Behind a cell of `TESTED` comes `spiralthinker evaluate`: K at test time, latents shuffled and zeroed, both decodings.
 """
 
-import argparse
 import json
 import shutil
 import statistics
@@ -26,14 +25,13 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinker_common.evaluation import study
 from thinker_common.evaluation.generations import read_generations
+from thinker_common.training import study
 
 LEDGER = Path(__file__).parents[3] / "docs/results/data/spiralthinker-study.jsonl"
 
@@ -216,7 +214,7 @@ class Study:
         )  # fmt: skip
 
     def _keep(self, cell: Cell, folder: Path) -> None:
-        commit = study.current_commit(Path(__file__).parent)
+        commit = study.current_commit()
         result = read_run(cell, folder)
         if cell.method in TESTED_CELLS:
             result["tests"] = {name: self._test(cell, folder, name) for name in TESTED}
@@ -235,7 +233,7 @@ class Study:
 
     def _spiralthinker(self, cell: Cell, *arguments: str) -> None:
         command = [sys.executable, "-m", "spiralthinker", *arguments]
-        study.run(command, self.work / "logs" / f"{cell}-{arguments[0]}.log")
+        study.run_command(command, self.work / "logs" / f"{cell}-{arguments[0]}.log")
 
 
 def folder_of(point: dict[str, Any]) -> str:
@@ -360,30 +358,18 @@ def _tests(name: str, ledger: study.Ledger) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=LEDGER, help="the ledger of finished cells")
-    parser.add_argument("--work", type=Path, default=Path("runs/spiral-study"), help="folder for cells that run")
-    parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="in this order")
+    parser = study.command_line(__doc__, results=LEDGER, work=Path("runs/spiral-study"), groups=list(GROUPS))
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each with one thread")
-    parser.add_argument("--at-most", type=int, metavar="N", help="stop after N cells")
-    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
-    parser.add_argument("--plan", action="store_true", help="run nothing, name the cells that are not done yet")
     parser.add_argument("overrides", nargs="*", help="further settings of every training, SECTION.KEY=VALUE")
     arguments = parser.parse_args()
     ledger = study.Ledger(arguments.results)
-    if arguments.table:
-        print(tables(ledger))
-        return
     runner = Study(ledger, arguments.work.resolve(), arguments.overrides)
-    todo = runner.missing(arguments.group, arguments.task)[: arguments.at_most]
-    if arguments.plan:
-        print(f"{len(todo)} cells: " + ", ".join(map(str, todo)))
-        return
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for done in [pool.submit(runner.run, cell) for cell in todo]:
-            done.result()
-    print(tables(ledger))
+    study.conduct(
+        arguments,
+        missing=lambda: runner.missing(arguments.group, arguments.task),
+        run=runner.run,
+        tables=lambda: tables(ledger),
+    )
 
 
 if __name__ == "__main__":

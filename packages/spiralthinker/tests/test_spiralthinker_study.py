@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from thinker_common.evaluation.study import Ledger, pack_answers, unpack_answers
+from thinker_common.training.study import Ledger, pack_answers, unpack_answers
 
 SCRIPT = Path(__file__).parents[1] / "scripts/study_embedded.py"
 

@@ -14,20 +14,18 @@ The T5-shaped student has random weights, for there is no embedded T5, and so th
 one are not to be compared.
 """
 
-import argparse
 import hashlib
 import json
 import shutil
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinker_common.evaluation import study
 from thinker_common.evaluation.generations import read_generations
+from thinker_common.training import study
 from thinker_common.training.recipes import recipe_text
 
 LEDGER = Path(__file__).parents[3] / "docs/results/data/tinythinker-study.jsonl"
@@ -126,8 +124,8 @@ def missing(ledger: study.Ledger, groups: Sequence[str]) -> list[Cell]:
 def run(cell: Cell, work: Path, ledger: study.Ledger) -> None:
     """Runs a cell, or goes on with it, and keeps its result."""
     folder = work / str(cell)
-    commit = study.current_commit(Path(__file__).parent)
-    study.run(command(cell, work, folder), work / "logs" / f"{cell}.log")
+    commit = study.current_commit()
+    study.run_command(command(cell, work, folder), work / "logs" / f"{cell}.log")
     result = read_run(folder)
     ledger.append({"cell": cell.name, "seed": cell.seed, "settings": settings_of(cell), "commit": commit, **result})
     shutil.rmtree(folder)
@@ -296,27 +294,16 @@ def _pairs(names: Sequence[str], against: tuple[str, str], ledger: study.Ledger)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=LEDGER, help="the ledger of finished cells")
-    parser.add_argument("--work", type=Path, default=Path("runs/tinythinker-study"), help="cells that run, and logs")
-    parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS), help="in this order")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each with one thread")
-    parser.add_argument("--at-most", type=int, metavar="N", help="stop after N cells")
-    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
-    parser.add_argument("--plan", action="store_true", help="run nothing, name the cells that are not done yet")
-    arguments = parser.parse_args()
+    arguments = study.command_line(
+        __doc__, results=LEDGER, work=Path("runs/tinythinker-study"), groups=list(GROUPS)
+    ).parse_args()
     ledger = study.Ledger(arguments.results)
-    if arguments.table:
-        print(tables(ledger))
-        return
-    todo = missing(ledger, arguments.group)[: arguments.at_most]
-    if arguments.plan:
-        print(f"{len(todo)} cells: " + ", ".join(map(str, todo)))
-        return
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for done in [pool.submit(run, cell, arguments.work.resolve(), ledger) for cell in todo]:
-            done.result()
-    print(tables(ledger))
+    study.conduct(
+        arguments,
+        missing=lambda: missing(ledger, arguments.group),
+        run=lambda cell: run(cell, arguments.work.resolve(), ledger),
+        tables=lambda: tables(ledger),
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_run import run, saved_student
 
-from thinker_common.evaluation.study import Ledger, pack_answers, unpack_answers
+from thinker_common.training.study import Ledger, pack_answers, unpack_answers
 from tinythinker._common import load_settings, recipes
 from tinythinker.config import Settings
 

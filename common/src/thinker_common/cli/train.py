@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,27 +14,20 @@ from ..training.run_folder import new_output
 from . import launch, options
 
 
-class Training(NamedTuple):
-    """What a method brings. Each of them is called when it is needed, so that it may import what is slow.
+def add_train(app: typer.Typer, package: str, help_text: str, *, resumes_at: bool = True) -> None:
+    """Adds the verb `train` of a method.
 
-    settings: gives the settings' dataclass, with the sections `data`, `training` and `launch`
-    plan: shows what `train` would do, for `--dry-run`: (settings, folder, *, seed, ranks, console)
-    train: trains: (settings, folder, *, seed, console, resume, allow_changes)
+    package: whose recipes there are, and whose `python -m` every rank runs. Of its modules, which are slow to import,
+        these are looked up when they are needed:
+        `config.Settings`, the settings' dataclass, with the sections `data`, `training` and `launch`;
+        `plan.show_plan(settings, folder, *, seed, ranks, console)`, for `--dry-run`;
+        `train.train(settings, folder, *, seed, console, resume, allow_changes)`
+    help_text: summary, explanation and examples
     resumes_at: whether `--resume` takes a checkpoint; a method of several phases has no single one to name
     """
 
-    settings: Callable[[], type[Any]]
-    plan: Callable[..., Any]
-    train: Callable[..., Any]
-    resumes_at: bool = True
-
-
-def add_train(app: typer.Typer, package: str, method: Training, help_text: str) -> None:
-    """Adds the verb `train` of a method.
-
-    package: whose recipes there are, and whose `python -m` every rank runs
-    help_text: summary, explanation and examples
-    """
+    def of_method(module: str, name: str) -> Any:
+        return getattr(import_module(f"{package}.{module}"), name)
 
     @app.command("train", help=help_text)
     def train_command(
@@ -56,7 +49,7 @@ def add_train(app: typer.Typer, package: str, method: Training, help_text: str) 
         launcher: launch.Launcher = None,
         dry_run: options.DryRun = False,
     ) -> None:
-        if not method.resumes_at and resume not in ("auto", "never"):
+        if not resumes_at and resume not in ("auto", "never"):
             raise UserError(f"--resume {resume}: expected auto or never (each phase has checkpoints of its own)")
         name, text = read_recipe(package, recipe, config)
         given = list(overrides or [])
@@ -67,7 +60,9 @@ def add_train(app: typer.Typer, package: str, method: Training, help_text: str) 
 
         from ..training.settings import load_settings
 
-        settings: Any = load_settings(method.settings(), recipe_text=text, recipe_name=name, overrides=given)
+        settings: Any = load_settings(
+            of_method("config", "Settings"), recipe_text=text, recipe_name=name, overrides=given
+        )
         if data_dir is not None:
             settings.data.data_dir = str(data_dir)
         where = _Where(gpus, nodes, hostfile, zero, offload, launcher)
@@ -85,9 +80,9 @@ def add_train(app: typer.Typer, package: str, method: Training, help_text: str) 
 
             common = {"seed": _seed(settings), "console": Console()}
             if dry_run:
-                method.plan(settings, folder, ranks=ranks, **common)
+                of_method("plan", "show_plan")(settings, folder, ranks=ranks, **common)
             else:
-                method.train(settings, folder, resume=resume, allow_changes=allow_changes, **common)
+                of_method("train", "train")(settings, folder, resume=resume, allow_changes=allow_changes, **common)
 
         launch.run_or_launch(settings.launch, package, arguments, here, dry_run=dry_run, name=folder.name)
 

@@ -222,13 +222,17 @@ def environment() -> dict[str, Any]:
 
 
 def source_commit() -> dict[str, Any] | None:
-    """The git commit this package's source is at and whether it is changed; None where it is not in a checkout."""
+    """The git commit this package's source is at and whether it is changed; None where it is not in a checkout.
+
+    Pages and results under docs/ are no source.
+    """
     here = Path(__file__)
     try:
         # An installed copy may lie inside somebody else's repository: only a tracked file counts.
         _git(here.parent, "ls-files", "--error-unmatch", here.name)
         commit = _git(here.parent, "rev-parse", "HEAD").strip()
-        changed = bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no").strip())
+        sources = (":(top)", ":(top,exclude)docs")
+        changed = bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no", "--", *sources).strip())
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "changed": changed}

@@ -14,7 +14,6 @@ from thinker_common.cli.doctor import add_doctor as add_doctor
 from thinker_common.cli.evaluate import add_evaluate as add_evaluate
 from thinker_common.cli.printable import printable as printable
 from thinker_common.cli.recipes import recipes_app as recipes_app
-from thinker_common.cli.train import Training as Training
 from thinker_common.cli.train import add_train as add_train
 from thinker_common.errors import DataError as DataError
 from thinker_common.errors import SettingsError as SettingsError

@@ -7,7 +7,6 @@ import typer
 
 from ._common import (
     RunFolder,
-    Training,
     UserError,
     add_doctor,
     add_train,
@@ -50,25 +49,7 @@ Examples:
 """
 
 
-def _settings() -> type[Any]:
-    from .config import Settings
-
-    return Settings
-
-
-def _plan(*where: Any, **how: Any) -> None:
-    from .plan import show_plan
-
-    show_plan(*where, **how)
-
-
-def _train(*where: Any, **how: Any) -> None:
-    from .train import train
-
-    train(*where, **how)
-
-
-add_train(app, __package__, Training(_settings, _plan, _train), TRAIN_HELP)
+add_train(app, __package__, TRAIN_HELP)
 
 
 Latents = Annotated[

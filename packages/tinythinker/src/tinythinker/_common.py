@@ -15,7 +15,6 @@ from thinker_common.cli.printable import printable as printable
 from thinker_common.cli.recipes import recipes_app as recipes_app
 from thinker_common.cli.results_folder import is_results_folder as is_results_folder
 from thinker_common.cli.results_folder import read_earlier as read_earlier
-from thinker_common.cli.train import Training as Training
 from thinker_common.cli.train import add_train as add_train
 from thinker_common.cli.train import read_config as read_config
 from thinker_common.errors import DataError as DataError

@@ -1,10 +1,9 @@
 """The command line. Verbs parse and hand over; what they do is in modules of their own."""
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from . import data_cli
 from ._common import (
-    Training,
     add_doctor,
     add_train,
     new_app,
@@ -38,25 +37,7 @@ Examples:
 """
 
 
-def _settings() -> type[Any]:
-    from .config import Settings
-
-    return Settings
-
-
-def _plan(*where: Any, **how: Any) -> None:
-    from .plan import show_plan
-
-    show_plan(*where, **how)
-
-
-def _train(*where: Any, **how: Any) -> None:
-    from .train import train
-
-    train(*where, **how)
-
-
-add_train(app, __package__, Training(_settings, _plan, _train, resumes_at=False), TRAIN_HELP)
+add_train(app, __package__, TRAIN_HELP, resumes_at=False)
 
 
 app.command("evaluate")(evaluate_command)

@@ -14,17 +14,21 @@ import os
 import statistics
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .statistics import mcnemar_exact, paired_bootstrap
+from ..evaluation.statistics import mcnemar_exact, paired_bootstrap
+from .run_folder import source_commit
 
 # 97.5 % quantile of Student's t, by the number of seeds
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 DIGITS = 4  # of every figure that is kept
 
 Record = dict[str, Any]
+Cell = TypeVar("Cell")
 
 
 class Ledger:
@@ -94,7 +98,7 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def run(command: Sequence[str], log: Path) -> None:
+def run_command(command: Sequence[str], log: Path) -> None:
     """One command with one thread and without a network. Raises SystemExit when it fails, naming its log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -104,14 +108,51 @@ def run(command: Sequence[str], log: Path) -> None:
         raise SystemExit(f"{log.stem} ended with code {done.returncode}: see {log}")
 
 
-def current_commit(folder: Path) -> str:
-    """The commit that a folder's sources are of, marked `-dirty` when tracked files outside docs/ differ from it."""
+def current_commit() -> str:
+    """The commit of the sources, marked `-dirty` when files differ from it; unknown outside a checkout."""
+    source = source_commit()
+    return "unknown" if source is None else source["commit"][:7] + ("-dirty" if source["changed"] else "")
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def command_line(description: str | None, *, results: Path, work: Path, groups: Sequence[str]) -> ArgumentParser:
+    """The options that every study has. results: its ledger; work: a folder for cells that run, and their logs."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=results, help="the ledger of finished cells")
+    parser.add_argument("--work", type=Path, default=work, help="folder for cells that run, and their logs")
+    parser.add_argument("--group", nargs="+", choices=groups, default=list(groups), help="in this order")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each with one thread")
+    parser.add_argument("--at-most", type=int, metavar="N", help="stop after N cells")
+    parser.add_argument("--table", action="store_true", help="run nothing, print what is there")
+    parser.add_argument("--plan", action="store_true", help="run nothing, name the cells that are not done yet")
+    return parser
+
+
+def conduct(
+    arguments: Namespace,
+    *,
+    missing: Callable[[], Sequence[Cell]],
+    run: Callable[[Cell], None],
+    tables: Callable[[], str],
+    prepare: Callable[[Sequence[Cell]], None] = lambda cells: None,
+) -> None:
+    """Does what the options of `command_line` ask for.
+
+    missing: the cells without a result, in order; run: runs one and appends it to the ledger; tables: of what there is;
+    prepare: called once with the cells that will run
+    """
+    if not arguments.table:
+        cells = missing()[: arguments.at_most]
+        if arguments.plan:
+            print(f"{len(cells)} cells: " + ", ".join(map(str, cells)))
+            return
+        prepare(cells)
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            for done in [pool.submit(run, cell) for cell in cells]:
+                done.result()
+    print(tables())
 
 
 # --------------------------------------------------------------------------------------------- right and wrong answers
