@@ -14,7 +14,7 @@ import pytest
 from thinker_common import __version__
 from thinker_common.errors import UserError
 from thinker_common.training import run_folder
-from thinker_common.training.run_folder import RunFolder, source_commit, write_atomic
+from thinker_common.training.run_folder import RunFolder, releasing_folders, source_commit, write_atomic
 
 
 def test_create_makes_parents_and_accepts_an_empty_folder(tmp_path):
@@ -205,7 +205,15 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path):
         RunFolder(tmp_path).hold()
     other.kill()
     other.wait()
-    for _ in range(2):  # a second training in one process is its own business
-        RunFolder(tmp_path).hold()
-    third = subprocess.run([sys.executable, "-c", hold], capture_output=True, text=True)
-    assert third.returncode == 1 and "another process is training in it" in third.stderr
+
+    @releasing_folders()
+    def train():
+        for _ in range(2):  # a second training in one process is its own business
+            RunFolder(tmp_path).hold()
+        third = subprocess.run([sys.executable, "-c", hold], capture_output=True, text=True)
+        assert third.returncode == 1 and "another process is training in it" in third.stderr
+        raise UserError("the training fails")
+
+    with pytest.raises(UserError, match="the training fails"):
+        train()
+    assert subprocess.run([sys.executable, "-c", hold]).returncode == 0

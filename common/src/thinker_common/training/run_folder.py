@@ -10,7 +10,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,7 +34,17 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-_HELD: dict[Path, int] = {}  # folders that this process trains in -> open handle, whose lock ends with the process
+_HELD: dict[Path, int] = {}  # folders that this process trains in -> open handle, with a lock that ends with it
+
+
+@contextmanager
+def releasing_folders() -> Iterator[None]:
+    """What `RunFolder.hold` holds is free again behind this. As a decorator: behind the call."""
+    try:
+        yield
+    finally:
+        while _HELD:
+            os.close(_HELD.popitem()[1])
 
 
 class RunFolder:
@@ -91,7 +102,7 @@ class RunFolder:
             raise UserError(f"output {self.path} is not empty (it holds {names}): choose another --output")
 
     def hold(self) -> None:
-        """Keeps other processes from training in this folder for as long as this one lives.
+        """Keeps other processes from training in this folder until `releasing_folders` ends, or this process does.
 
         Raises:
             UserError: another one does: both would write, and remove, each other's checkpoints.

@@ -34,6 +34,7 @@ from ._common import (
     parse_yaml,
     progress_bar,
     ranks,
+    releasing_folders,
     sentence,
     terminal_table,
     to_yaml,
@@ -49,6 +50,7 @@ from .report import write_run_report
 from .trainer import GeneralThinkerTrainer
 
 
+@releasing_folders()
 def train(
     settings: Settings,
     output: Path,

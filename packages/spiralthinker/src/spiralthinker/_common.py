@@ -21,6 +21,7 @@ from thinker_common.errors import UserError as UserError
 from thinker_common.training import recipes as recipes
 from thinker_common.training.run_folder import RunFolder as RunFolder
 from thinker_common.training.run_folder import new_output as new_output
+from thinker_common.training.run_folder import releasing_folders as releasing_folders
 
 # Exported name -> module of the base, and the name in it; without one, the module itself.
 _LAZY = {

@@ -48,6 +48,7 @@ from ._common import (
     parse_yaml,
     progress_bar,
     ranks,
+    releasing_folders,
     terminal_table,
     to_yaml,
     trained_weights,
@@ -115,6 +116,7 @@ class StageResult:
         }
 
 
+@releasing_folders()
 def train(
     settings: Settings,
     output: Path,

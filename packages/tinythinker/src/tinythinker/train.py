@@ -45,6 +45,7 @@ from ._common import (
     parse_yaml,
     progress_bar,
     ranks,
+    releasing_folders,
     to_yaml,
     write_atomic,
 )
@@ -64,6 +65,7 @@ DONE = "phase.json"
 BEST = "best.safetensors"
 
 
+@releasing_folders()
 def train(
     settings: Settings,
     output: Path,
