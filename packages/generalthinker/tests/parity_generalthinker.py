@@ -1,10 +1,12 @@
 """Worker of test_generalthinker_parity.py: twenty steps of GeneralThinker on recorded responses, spread as a layout says.
 
-    python parity_generalthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong] [small-chunks]
+    python parity_generalthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong] [small-chunks] [idle]
 
 Each of the rollout's responses is found by its prompt, so that every layout sees the same ones. `wrong`: the loss is the
 mean over the tokens of each forward pass, the mistake that the test must find. `small-chunks`: the output head works on
-so few positions at a time that ranks have different numbers of chunks.
+so few positions at a time that ranks have different numbers of chunks. `idle`: of half of the problems every response is
+one token and malformed, so that a rank has long responses while the other has short ones, and with `malformed=exclude`
+nothing to train on at all.
 """
 
 import hashlib
@@ -26,6 +28,7 @@ from generalthinker.config import TRAINING_DEFAULTS, MethodSettings
 from generalthinker.data import graded_problems, training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
+from thinker_common.distributed.engine import engine_of
 from thinker_common.distributed.process_group import leave
 from thinker_common.likelihood.logprobs import token_logprobs
 from thinker_common.models.load import load_policy, load_tokenizer
@@ -40,9 +43,11 @@ GROUP = 4
 PROBLEMS = chains.generate("train", 2 * parity.STEPS, seed=5)
 
 
-def responses(prompt: str) -> list[str]:
+def responses(prompt: str, *, idle: bool) -> list[str]:
     """A group of GROUP responses that follow from the prompt alone: good, other answers, and malformed ones."""
     number = int(hashlib.sha256(prompt.encode()).hexdigest(), 16)
+    if idle and number % 2:
+        return ["<|end|>"] * GROUP
     made = []
     for index in range(GROUP):
         a, b = number % 17 + index, number % 23 + 2 * index
@@ -60,8 +65,9 @@ def responses(prompt: str) -> list[str]:
 class ReplayTrainer(GeneralThinkerTrainer):
     """The trainer, with recorded responses in the place of sampled ones."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, idle: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.idle = idle
         self.seen: list[dict[str, Any]] = []
 
     def _generate(self, prompts: list[str]) -> tuple:
@@ -69,7 +75,7 @@ class ReplayTrainer(GeneralThinkerTrainer):
         taken: dict[str, int] = defaultdict(int)
         texts = []
         for prompt in prompts:
-            texts.append(responses(prompt)[taken[prompt]])
+            texts.append(responses(prompt, idle=self.idle)[taken[prompt]])
             taken[prompt] += 1
         tokens = [self.processing_class(text, add_special_tokens=False)["input_ids"] for text in texts]
         return ids, tokens, None, texts, None, {}, None, None
@@ -134,6 +140,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
         args=args,
         method=method,
         train_dataset=rows,
+        idle="idle" in options,
         processing_class=load_tokenizer("embedded@1"),
         problems=graded_problems(PROBLEMS, rows),
     )
@@ -149,7 +156,9 @@ def main(layout_json: str, folder: str, *options: str) -> None:
         torch.distributed.all_gather_object(gathered, trainer.seen)
     seen = [{key: value for part in parts for key, value in part.items()} for parts in zip(*gathered, strict=True)]
     if args.process_index == 0:
-        parity.record(Path(folder), history, weights, engine=type(trainer.model_wrapped).__name__, seen=seen)
+        # by rank and rollout: whether any token has an advantage
+        busy = [[any(map(any, rollout.values())) for rollout in rollouts] for rollouts in gathered]
+        parity.record(Path(folder), history, weights, engine=engine_of(trainer.model_wrapped), seen=seen, busy=busy)
         save_file(first.sums, Path(folder) / "first_gradient.safetensors")
     leave()
 

@@ -62,7 +62,9 @@ def compare(folder: Path, reference: Path) -> dict[str, float]:
             assert len(step[key]) == len(expected[key])
             advantages += [abs(a - b) for a, b in zip(step[key], expected[key], strict=True)]
     for step, expected in zip(ours["history"], theirs["history"], strict=True):
-        rewards += [abs(step[name] - expected[name]) for name in COMPARED if name in expected]
+        both = [(step[name], expected[name]) for name in COMPARED if name in expected]
+        assert all((a is None) == (b is None) for a, b in both)  # a mean over nothing is null on every spread
+        rewards += [abs(a - b) for a, b in both if b is not None]
     gradients = [load_file(path / "first_gradient.safetensors") for path in (folder, reference)]
     assert gradients[0].keys() == gradients[1].keys()
     return {
@@ -90,8 +92,35 @@ def test_the_same_training(name: str, reference: Path, tmp_path: Path, record_pr
     assert {what: value for what, value in found.items() if value > LIMITS[what]} == {}
     engine = json.loads((tmp_path / "record.json").read_text())["engine"]
     layout = LAYOUTS[name]
-    wanted = "DeepSpeedEngine" if layout.zero is not None else "DistributedDataParallel" if layout.ranks > 1 else None
-    assert wanted is None or engine == wanted
+    expected = "one process" if layout.ranks == 1 else "DistributedDataParallel"
+    assert engine == (expected if layout.zero is None else f"DeepSpeedEngine, ZeRO-{layout.zero}")
+
+
+@pytest.fixture(scope="module")
+def idle_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("idle")
+    parity.run(WORKER, parity.LAYOUTS[parity.REFERENCE], folder, *IDLE)
+    return folder
+
+
+IDLE = ("malformed=exclude", "idle")
+
+
+@pytest.mark.parametrize(
+    "name", ["2 ranks, DDP", "2 ranks, ZeRO-3", pytest.param("2 ranks, ZeRO-2", marks=pytest.mark.slow)]
+)
+def test_a_rank_without_anything_to_train_on(
+    name: str, idle_reference: Path, tmp_path: Path, record_property: Any
+) -> None:
+    """Of some rollouts one rank has long responses and the other only excluded ones of a token each; of some both."""
+    parity.run(WORKER, LAYOUTS[name], tmp_path, *IDLE)
+    found = compare(tmp_path, idle_reference)
+    record_property(
+        f"generalthinker, parity, {name}, idle ranks", ", ".join(f"{what} {value:.1e}" for what, value in found.items())
+    )
+    assert {what: value for what, value in found.items() if value > LIMITS[what]} == {}
+    busy = json.loads((tmp_path / "record.json").read_text())["busy"]
+    assert {(True, False), (False, True), (False, False)} <= set(zip(*busy, strict=True))
 
 
 def test_the_likelihood_of_the_answer_is_trained_under_zero3(tmp_path: Path) -> None:
