@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 VARIANTS = ("token_logprobs", "AnswerScorer", "full_logits")
@@ -70,11 +69,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from thinker_common.distributed.resident import forget_peak, resident_bytes
     from thinker_common.likelihood.logprobs import token_logprobs
     from thinker_common.likelihood.scorer import AnswerScorer, ScoringItem
     from thinker_common.models.load import load_policy, load_tokenizer
 
-    after_import = resident_mib("VmRSS")
+    after_import = resident_bytes("now")
     torch.manual_seed(0)
     if arguments.model:
         model = load_policy(arguments.model, dtype="float32")
@@ -98,8 +98,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     # The first call verifies the model's head; it is part of no later one.
     with torch.no_grad():
         token_logprobs(model, input_ids_BT[:1, :2], attention_mask_BT[:1, :2])
-    loaded = resident_mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    loaded = resident_bytes("now")
+    forget_peak()
     began = time.perf_counter()
     with torch.set_grad_enabled(arguments.backward):
         if arguments.variant == "token_logprobs":
@@ -115,20 +115,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         if arguments.backward:
             mean.backward()
     seconds = time.perf_counter() - began
-    peak = resident_mib("VmHWM")
+    peak = resident_bytes("peak")
     return {
-        "peak_mib": peak - after_import,
-        "peak_above_model_mib": peak - loaded,
+        "peak_mib": (peak - after_import) / 2**20,
+        "peak_above_model_mib": (peak - loaded) / 2**20,
         "seconds": seconds,
         "mean_logprob": mean.item(),
     }
-
-
-def resident_mib(field: str) -> float:
-    """VmRSS (now) or VmHWM (the peak) of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    [value] = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return int(value) / 1024
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 from thinker_common.distributed.launch import plan_launch
 from thinker_common.distributed.launch_settings import LaunchSettings
 from thinker_common.distributed.memory import GIB, Estimate, Job, ModelShape, estimate
+from thinker_common.distributed.resident import forget_peak, resident_bytes
 from thinker_common.distributed.supervisor import run as supervise
 
 SHAPE = {
@@ -99,8 +100,8 @@ def train_and_measure(case: Case, result: Path) -> None:
         import deepspeed  # noqa: F401
     job = case.job
     tokenizer = load_tokenizer("embedded")
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = resident_bytes("now")
+    forget_peak()
 
     settings = LaunchSettings(gpus=job.ranks, zero=job.zero, offload=job.offload)
     values = RunValues(
@@ -127,15 +128,8 @@ def train_and_measure(case: Case, result: Path) -> None:
     trainer.train()
     check_engine(trainer.model_wrapped, settings, config, world_size=arguments.world_size, launched_ranks=job.ranks)
     if arguments.process_index == 0:
-        peak = _status("VmHWM") - before
+        peak = resident_bytes("peak") - before
         result.write_text(json.dumps({"peak": peak, "shape": vars(shape)}))
-
-
-def _status(name: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {name}")
 
 
 def main() -> None:
