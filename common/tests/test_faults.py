@@ -106,6 +106,36 @@ def test_a_folder_that_becomes_read_only(tmp_path, monkeypatch):
     assert choose(tmp_path, "auto").checkpoint.manifest.step == 2
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own, which can be made read-only for the superuser as well."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", path]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let the tests mount a file system")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_a_file_system_that_becomes_read_only(disk):
+    """As the kernel does it to a disk with errors."""
+
+    class Remounting(tiny.SupervisedTrainer):
+        def training_step(self, *args, **kwargs):
+            if self.state.global_step == 2:
+                subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+            return super().training_step(*args, **kwargs)
+
+    with pytest.raises(UserError, match=r"step 3: .*: Read-only file system.*checkpoint-2 is complete"):
+        tiny.trainer(disk / "run", cls=Remounting).train()
+    assert choose(disk / "run", "auto").checkpoint.manifest.step == 2
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    again = tiny.trainer(disk / "run")
+    again.train(resume_from_checkpoint=str(disk / "run/checkpoint-2"))
+    assert again.state.global_step == 10
+
+
 # ------------------------------------------------------------------------------------------- kills
 
 
