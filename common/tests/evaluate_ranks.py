@@ -1,22 +1,27 @@
 """Worker of test_evaluate_ranks.py: one rank of an evaluation that is shared out.
 
 python evaluate_ranks.py FOLDER RANK RANKS          # every kind of evaluation, and two that fail
+python evaluate_ranks.py FOLDER RANK RANKS sharded  # every kind, with the weights divided between the ranks by ZeRO-3
 python evaluate_ranks.py FOLDER RANK RANKS slowly   # one with time to be killed in
 """
 
 import json
+import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from thinker_common.benchmarks import load_benchmark
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
 from thinker_common.distributed import ranks
+from thinker_common.distributed.launch_settings import LaunchSettings
 from thinker_common.distributed.process_group import leave
+from thinker_common.distributed.sharded import sharded_policy
 from thinker_common.errors import UserError
 from thinker_common.evaluation.evaluate import evaluate
 from thinker_common.evaluation.ranking import rank
@@ -40,8 +45,8 @@ def questions(problems: int) -> LoadedBenchmark:
 class Evaluations:
     """The embedded model, and what is done with it on one process and on several."""
 
-    def __init__(self) -> None:
-        self.model, self.tokenizer = load_policy("embedded"), load_tokenizer("embedded")
+    def __init__(self, model: Any = None) -> None:
+        self.model, self.tokenizer = model or load_policy("embedded"), load_tokenizer("embedded")
 
     def evaluate(self, problems: int, **settings: Any) -> Any:
         return evaluate(self.model, self.tokenizer, chains(problems), **{"max_new_tokens": 48, **settings})
@@ -83,20 +88,31 @@ def failing(done: int, total: int) -> None:
         raise UserError("out of memory: lower something")
 
 
-def main(folder: str, number: str, count: str, *options: str) -> None:
-    path = Path(folder)
-    store = f"file://{path / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=int(number), world_size=int(count))
-    evaluations = Evaluations()
-    if "slowly" in options:
-        evaluations.slowly(path, 0.3)
-        return
+def shared_out(evaluations: Evaluations, path: Path) -> None:
     record = evaluations.all_kinds(path)
     record["errors"] = [
         message(lambda: evaluations.evaluate(3, output=path / "failed.jsonl", progress=failing)),
         message(lambda: evaluations.evaluate(3, seed=ranks.rank())),
     ]
-    (path / f"record-{number}.json").write_text(json.dumps(record))
+    record["elements here"] = sum(parameter.numel() for parameter in evaluations.model.parameters())
+    (path / f"record-{ranks.rank()}.json").write_text(json.dumps(record))
+
+
+def main(folder: str, number: str, count: str, *options: str) -> None:
+    path = Path(folder)
+    store = f"file://{path / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=int(number), world_size=int(count))
+    if "slowly" in options:
+        Evaluations().slowly(path, 0.3)
+        return
+    if "sharded" in options:
+        os.environ |= {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count}
+        settings = LaunchSettings(zero=3, offload="offload" in options)
+        device = torch.device("cpu")
+        with sharded_policy("embedded", settings, device, revision=None, dtype="float32") as model:
+            shared_out(Evaluations(model), path)
+    else:
+        shared_out(Evaluations(), path)
     leave()
 
 

@@ -36,11 +36,13 @@ def evaluations():
     return worker.Evaluations()
 
 
-@pytest.fixture(scope="module")
-def by_two_ranks(tmp_path_factory):
-    """The folder, and what each of the ranks found."""
+@pytest.fixture(scope="module", params=["whole", "sharded", pytest.param("sharded offload", marks=pytest.mark.slow)])
+def by_two_ranks(request, tmp_path_factory):
+    """The folder, and what each of the ranks found, with the whole model on each or half of every weight."""
+    if request.param != "whole" and sys.platform != "linux":
+        pytest.skip("DeepSpeed is for Linux")
     folder = tmp_path_factory.mktemp("ranks")
-    assert [process.wait(timeout=300) for process in start(folder, 2)] == [0, 0]
+    assert [process.wait(timeout=300) for process in start(folder, 2, *request.param.split())] == [0, 0]
     return folder, [json.loads((folder / f"record-{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -81,6 +83,13 @@ def test_the_file_holds_the_rows_of_both_ranks(by_two_ranks, name, kind):
     _, rows = read_generations(folder / f"{name}.jsonl")
     assert sorted(rows, key=row_key) == sorted(record[kind]["rows"], key=row_key)
     assert rank_files(folder / f"{name}.jsonl") == []
+
+
+def test_what_a_rank_holds(by_two_ranks, evaluations, request):
+    _, records = by_two_ranks
+    sharded = "sharded" in request.node.callspec.id
+    whole = sum(parameter.numel() for parameter in evaluations.model.parameters())
+    assert all((record["elements here"] < 0.1 * whole) == sharded for record in records)  # vectors stay everywhere
 
 
 def test_an_error_on_one_rank_is_one_on_all_and_loses_no_row(by_two_ranks, evaluations):

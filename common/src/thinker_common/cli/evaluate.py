@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +21,16 @@ import typer
 from ..distributed.launch_settings import LaunchSettings
 from ..errors import UserError
 from ..training.run_folder import RunFolder, new_output, write_atomic
-from .launch import Gpus, Hostfile, Launcher, Nodes, command_line, run_or_launch, with_options
+from .launch import (
+    Gpus,
+    Hostfile,
+    Launcher,
+    Nodes,
+    check_evaluation_options,
+    command_line,
+    run_or_launch,
+    with_options,
+)
 from .options import (
     BatchTokens,
     BenchmarkOptions,
@@ -95,9 +105,16 @@ Compare = Annotated[
 ]
 Zero = Annotated[
     int | None,
-    typer.Option("--zero", min=0, max=3, metavar="N", help="Not here: every rank holds the whole model."),
+    typer.Option(
+        "--zero",
+        min=0,
+        max=3,
+        metavar="3",
+        help="For a model that is too large for one GPU: DeepSpeed divides its weights between the ranks.",
+        show_default="every rank holds the whole model",
+    ),
 ]
-Offload = Annotated[bool, typer.Option("--offload", help="Not here either.")]
+Offload = Annotated[bool, typer.Option("--offload", help="With --zero 3: keeps the weights in the host's memory.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; load no model and write nothing.")]
 
 
@@ -118,6 +135,7 @@ class _Request:
     max_tokens_per_batch: int
     compare: Path | None
     as_json: bool
+    launch: LaunchSettings
 
 
 def add_evaluate(app: typer.Typer, module: str) -> None:
@@ -136,6 +154,7 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
         f"  {name} evaluate runs/gsm8k/model --benchmark amc23 --samples 16 --temperature 0.6 --top-p 0.9\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark mmlu --rank-options letter\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark math500 --gpus 8\n"
+        f"  {name} evaluate LARGE_MODEL --benchmark math500 --gpus 8 --zero 3\n"
         f"  {name} evaluate runs/gsm8k/model --benchmark gsm8k --compare runs/base-scores\n"
         f"  {name} evaluate --compare runs/base-scores runs/scores\n"
         f"  {name} evaluate MODEL --file mine.jsonl --column question=prompt --column answer=gold",
@@ -182,11 +201,9 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
             raise UserError(
                 f"--compare: {model} is no folder of a finished evaluation; name a --benchmark to evaluate it on"
             )
-        if zero is not None or offload:
-            raise UserError(
-                f"--{'offload' if offload else 'zero'}: an evaluation shares out the problems and not the model, which "
-                "every rank holds whole; for a model larger than a GPU, --backend vllm splits it"
-            )
+        check_evaluation_options(zero, offload)
+        if backend == "vllm" and zero is not None:
+            raise UserError("--backend vllm splits a model by itself: leave --zero out")
         if backend == "vllm" and rank_options is None:
             if hostfile is not None or (gpus or 1) * (nodes or 1) > 1:
                 raise UserError(
@@ -194,7 +211,13 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
                 )
             gpus = 1
         settings = with_options(
-            LaunchSettings(), gpus=gpus, nodes=nodes, hostfile=hostfile, zero=None, offload=None, launcher=launcher
+            LaunchSettings(),
+            gpus=gpus,
+            nodes=nodes,
+            hostfile=hostfile,
+            zero=zero,
+            offload=offload,
+            launcher=launcher,
         )
         options = benchmark_options(option or [])
         benchmarks = _load_benchmarks(benchmark, file, column or [], kind, split, options, data_dir, limit, seed)
@@ -218,6 +241,7 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
             max_tokens_per_batch=max_tokens_per_batch,
             compare=compare,
             as_json=as_json,
+            launch=settings,
         )
         folder = RunFolder(output or new_output("evaluation"))
         _check_output(folder, [loaded.name for loaded in benchmarks])
@@ -245,6 +269,8 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
             gpus=gpus,
             nodes=nodes,
             hostfile=hostfile,
+            zero=zero,
+            offload=offload,
             launcher=launcher,
             **request.decoding,
         )
@@ -263,7 +289,8 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
 def _plan(request: _Request, benchmarks: "Sequence[LoadedBenchmark]", ranks: int) -> None:
     """Print what would be evaluated; nothing heavy is loaded."""
     what, samples = ("rankings", 1) if request.form is not None else ("responses", request.decoding["samples"])
-    typer.echo(f"model: {request.model}, whole on each rank")
+    where = f"divided between {ranks} ranks" if request.launch.zero is not None else "whole on each rank"
+    typer.echo(f"model: {request.model}, {where}")
     for loaded in benchmarks:
         problems, rows = len(loaded.problems), len(loaded.problems) * samples
         share = f"at most {math.ceil(rows / ranks)} on each of {ranks} ranks" if ranks > 1 else "in one process"
@@ -277,16 +304,17 @@ def _run(request: _Request, benchmarks: "Sequence[LoadedBenchmark]", folder: Run
 
     from ..distributed import ranks
     from ..distributed.process_group import process_group
+    from ..distributed.sharded import policy_on
     from ..evaluation.evaluate import evaluate
     from ..evaluation.progress import progress_bar
     from ..evaluation.ranking import rank
-    from ..models.load import load_policy, load_tokenizer
+    from ..models.load import load_tokenizer
     from .vllm_engine import vllm_arguments
 
     for loaded in benchmarks:
         if loaded.name in earlier:  # rather now than after hours of generation
             earlier[loaded.name].check(loaded, request.chat_template, request.grader, decoding, request.form)
-    with process_group() as device:
+    with process_group() as device, ExitStack() as loaded_model:
         tokenizer = load_tokenizer(request.model, revision=request.revision)
         engine: dict[str, Any] = {}  # what vLLM changes about an evaluation
         policy: Any = None
@@ -300,7 +328,9 @@ def _run(request: _Request, benchmarks: "Sequence[LoadedBenchmark]", folder: Run
                 decoding=decoding,
             )
         else:
-            policy = load_policy(request.model, revision=request.revision, dtype=request.dtype).to(device)  # type: ignore[arg-type]
+            policy = loaded_model.enter_context(
+                policy_on(device, request.launch, request.model, revision=request.revision, dtype=request.dtype)
+            )
         results: dict[str, EvaluationResult | RankingResult] = {}
         for loaded in benchmarks:
             with progress_bar(loaded.name) as progress:

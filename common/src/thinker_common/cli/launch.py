@@ -86,6 +86,17 @@ def with_options(
         raise UserError(f"launch.{error}") from error
 
 
+def check_evaluation_options(zero: int | None, offload: bool) -> None:
+    """UserError for a ZeRO stage that divides nothing where nothing is trained."""
+    if zero is not None and zero != 3:
+        raise UserError(
+            f"--zero {zero}: an evaluation has neither gradients nor an optimiser to divide; leave it out, or say "
+            "--zero 3 for a model that is too large for one GPU"
+        )
+    if offload and zero is None:
+        raise UserError("--offload: say --zero 3 with it")
+
+
 def command_line(verb: str, *positional: str, **options: Any) -> list[str]:
     """The arguments of a verb as a rank gets them; options that are None or False are left out."""
     arguments = [verb, *positional]

@@ -100,7 +100,20 @@ def deepspeed_config(settings: LaunchSettings, values: RunValues) -> dict[str, A
 
 def preset(zero: int, *, offload: bool) -> dict[str, Any]:
     """The shipped configuration for a ZeRO stage, with its "auto" values."""
-    name = f"zero{zero}{'_offload' if offload else ''}.json"
+    return _shipped(f"zero{zero}{'_offload' if offload else ''}.json")
+
+
+def evaluation_config(*, offload: bool, dtype: str, cpu: bool) -> dict[str, Any]:
+    """The shipped configuration of ZeRO-3 without training, filled. dtype: of the weights, such as bfloat16."""
+    config = _shipped(f"evaluate_zero3{'_offload' if offload else ''}.json")
+    config["bf16"]["enabled"] = dtype == "bfloat16"
+    config["fp16"]["enabled"] = dtype == "float16"
+    if offload:
+        config["zero_optimization"]["offload_param"]["pin_memory"] = not cpu
+    return config
+
+
+def _shipped(name: str) -> dict[str, Any]:
     return json.loads(files(__package__).joinpath("presets", name).read_text(encoding="utf-8"))
 
 

@@ -79,6 +79,11 @@ def largest(count: int) -> int:
     return _reduce(count, dist.ReduceOp.MAX)
 
 
+def smallest(count: int) -> int:
+    """The smallest of the ranks' numbers: whose turn it is where each says what it would do."""
+    return _reduce(count, dist.ReduceOp.MIN)
+
+
 def total(count: int) -> int:
     """The sum of the ranks' numbers, e.g. the tokens that a loss is divided by."""
     return _reduce(count, dist.ReduceOp.SUM)

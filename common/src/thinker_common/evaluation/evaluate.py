@@ -17,6 +17,7 @@ import torch
 
 from ..benchmarks.problem import LoadedBenchmark, Problem
 from ..distributed import ranks
+from ..distributed.in_step import whole
 from ..errors import DataError, SettingsError
 from ..likelihood.boundary import encode_answer, split_response
 from ..likelihood.scorer import AnswerScorer, ScoringItem
@@ -69,8 +70,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate `model` on every problem of `benchmark`.
 
-    In a process group it is called on every rank, with the whole model on each, and returns the same on all: the
-    problems are shared out, see `shares`. Under ZeRO-3 enter `distributed.gathered` first.
+    In a process group it is called on every rank, and returns the same on all: the problems are shared out, see
+    `shares`. The model is whole on each rank, or ZeRO-3 has divided it (`distributed.sharded`); in a training under
+    ZeRO-3 enter `distributed.gathered` first.
 
     output: `generations.jsonl`; rows are appended as responses finish, and a run that was killed goes on from them.
         None keeps the rows in memory only.
@@ -158,6 +160,7 @@ def evaluate(
         settings=settings,
         progress=progress,
         name=benchmark.name,
+        model=model,
     )
 
     def figures() -> EvaluationResult:
@@ -286,9 +289,10 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     """A hash of names, shapes and about 1024 evenly spaced weights of each parameter; training changes it."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 1024)].float().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        with whole(parameter):
+            flat = parameter.detach().reshape(-1)
+            sample = flat[:: max(1, flat.numel() // 1024)].float().cpu()
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(sample.numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:16]}"
 

@@ -145,6 +145,7 @@ def rank(
         settings=settings,
         progress=progress,
         name=benchmark.name,
+        model=model,
     )
     return _result(benchmark, problems, rows, form, template, chat_template)
 

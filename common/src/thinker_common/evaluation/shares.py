@@ -3,8 +3,8 @@
 Rank 0 writes to the evaluation's own file, rank r to `generations.rank-r.jsonl` beside it. What a killed run left in
 such files goes into the evaluation's own when it goes on, on however many ranks, so that no row is lost or repeated.
 
-Each rank has the whole model, so there are no collectives in the making of rows, and a share may well be empty. One
-process without a process group is rank 0 of 1.
+A rank makes its rows on its own: it has the whole model, or a sharded one whose passes `in_step` keeps together. So a
+share may well be empty. One process without a process group is rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..distributed import ranks
+from ..distributed.in_step import in_step
 from ..distributed.phases import phase
 from ..errors import UserError
 from .generations import GenerationsFile, Row, rank_file, rank_files, row_key, what_differs
@@ -33,6 +34,7 @@ def all_rows(
     settings: Mapping[str, Any],
     progress: Callable[[int, int], None] | None,
     name: str,
+    model: Any,
 ) -> list[Row]:
     """The row of each of `wanted`, in their order, on every rank: made by one of them, now or by an earlier run.
 
@@ -42,6 +44,7 @@ def all_rows(
     output, settings: see `GenerationsFile`; None keeps the rows in memory only
     progress: called with (rows done, rows in all) without the shares of others, first with what an earlier run has done
     name: of the evaluation, for messages
+    model: what `make` calls, None if that is no model of ours; its weights may be divided between the ranks
 
     Raises on every rank if any has an error, when all are through with their shares; UserError as `GenerationsFile`,
     and where the ranks were given different settings.
@@ -71,7 +74,8 @@ def all_rows(
                 file = opened.enter_context(GenerationsFile(rank_file(output, ranks.rank()), settings))
             if progress is not None:
                 progress(done, done + len(share))
-            make(share, append)
+            with in_step(model):
+                make(share, append)
         by_rank = ranks.gather(made, f"rows of {name}")
         with _errors_on_all(f"complete {output}"):
             if file is not None and ranks.is_main():

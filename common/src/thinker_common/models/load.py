@@ -108,8 +108,7 @@ def load_policy(
             reached, a model that generates no text, an adapter whose base model is one of these.
         SettingsError: an unknown dtype.
     """
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise SettingsError(f"dtype = {dtype!r}: must be auto, {', '.join(_DTYPES)}")
+    dtype = resolved_dtype(dtype)
     source = _source(name_or_path, revision)
     if source.is_folder and _is_adapter(Path(source.name)):
         return _load_adapted(
@@ -126,7 +125,7 @@ def load_policy(
         loaded: Any = family.from_pretrained(
             source.name,
             revision=revision,
-            dtype=_default_dtype() if dtype == "auto" else _DTYPES[dtype],
+            dtype=_DTYPES[dtype],
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
@@ -167,8 +166,18 @@ def _load_adapted(folder: Path, **options: Any) -> PeftModel:
     return adapted.eval()
 
 
-def _default_dtype() -> torch.dtype:
-    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+def resolved_dtype(dtype: str) -> str:
+    """What `auto` means on this machine; any other name as it is. SettingsError for an unknown one."""
+    if dtype == "auto":
+        return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    if dtype not in _DTYPES:
+        raise SettingsError(f"dtype = {dtype!r}: must be auto, {', '.join(_DTYPES)}")
+    return dtype
+
+
+def is_adapter(name_or_path: str | Path) -> bool:
+    """Whether this is a folder that holds an adapter alone."""
+    return _is_adapter(Path(name_or_path).expanduser())
 
 
 @dataclass(frozen=True)

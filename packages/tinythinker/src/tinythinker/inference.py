@@ -241,6 +241,7 @@ class _Writer:
             },
             progress=self._progress,
             name=stage,
+            model=student.model,
         )
         tidy: Callable[[str], str] = str.strip if student.form.one_pass else plain
         found = {

@@ -1,0 +1,77 @@
+"""A model for evaluation whose weights ZeRO-3 divides between the ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..models.load import is_adapter, load_policy, resolved_dtype
+from . import ranks
+from .deepspeed_config import evaluation_config
+from .engine import check_engine, check_environment
+from .launch_settings import LaunchSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def policy_on(
+    device: torch.device, settings: LaunchSettings, name_or_path: str | Path, *, revision: str | None, dtype: str
+) -> Iterator[Any]:
+    """The model on every rank: divided between them with `zero = 3` (see `sharded_policy`), otherwise whole on each."""
+    if settings.zero is None:
+        yield load_policy(name_or_path, revision=revision, dtype=dtype).to(device)  # type: ignore[arg-type]
+        return
+    with sharded_policy(name_or_path, settings, device, revision=revision, dtype=dtype) as model:
+        yield model
+
+
+@contextmanager
+def sharded_policy(
+    name_or_path: str | Path, settings: LaunchSettings, device: torch.device, *, revision: str | None, dtype: str
+) -> Iterator[PreTrainedModel]:
+    """The model in evaluation mode, a part of each weight on each rank; on all ranks together, in a process group.
+
+    Its forward passes belong inside `in_step`. No gradient can be taken.
+
+    Args:
+        settings: with `zero = 3`; `offload` keeps the parts in the host's memory.
+        device: where the weights are gathered.
+
+    Raises:
+        UserError: as `load_policy`; an adapter, which has to be merged first; an environment in which the libraries
+            would leave DeepSpeed out.
+    """
+    import deepspeed
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    cpu = device.type == "cpu"
+    check_environment(settings, use_cpu=cpu)
+    if is_adapter(name_or_path):
+        raise UserError(
+            f"{name_or_path}: an adapter cannot be divided (--zero 3): merge it first, with the verb export"
+        )
+    deepspeed.init_distributed(dist_backend="gloo" if cpu else None, auto_mpi_discovery=False, verbose=False)
+    dtype = resolved_dtype(dtype)
+    config = evaluation_config(offload=settings.offload, dtype=dtype, cpu=cpu)
+    zero3 = HfDeepSpeedConfig(config)  # while it lives, transformers divides weights as it loads them
+    try:
+        model = load_policy(name_or_path, revision=revision, dtype=dtype)
+        engine, *_ = deepspeed.initialize(model=model, config=zero3.config)
+        check_engine(
+            engine, settings, config, world_size=ranks.world_size(), launched_ranks=int(os.environ["WORLD_SIZE"])
+        )
+        # Behind a pass over the whole model DeepSpeed compares the order of the modules between the ranks, to fetch
+        # ahead in later ones. Ranks do different passes here: each module is gathered when it is called.
+        engine.optimizer.param_coordinator.reset_step = lambda: None
+        yield engine.module.eval()
+    finally:
+        unset_hf_deepspeed_config()
