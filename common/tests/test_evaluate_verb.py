@@ -334,14 +334,17 @@ def test_dry_run_shows_what_would_run_and_loads_no_model(evaluate, tmp_path, mon
     assert code == 0 and out.splitlines()[1:] == ["mine, file: 5 problems, 5 responses, in one process"]
     code, out, _ = evaluate("--gpus", "8", "--nodes", "2", "--launcher", "slurm", "--output", "scores", "--dry-run")
     assert code == 0 and "at most 1 on each of 16 ranks" in out and "#SBATCH --nodes=2" in out
+    code, out, _ = evaluate("--gpus", "2", "--zero", "3", "--offload", "--output", "scores", "--dry-run")
+    assert code == 0 and "divided between 2 ranks" in out and "--zero 3 --offload" in out.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--zero", "3"], "--zero: an evaluation shares out the problems and not the model"),
-        (["--gpus", "2", "--offload"], "--offload: an evaluation shares out the problems and not the model"),
+        (["--zero", "2"], "--zero 2: an evaluation has neither gradients nor an optimiser to divide"),
+        (["--gpus", "2", "--offload"], "--offload: say --zero 3 with it"),
+        (["--backend", "vllm", "--zero", "3"], "--backend vllm splits a model by itself: leave --zero out"),
         (["--backend", "vllm", "--gpus", "2"], "--backend vllm takes all GPUs of one process: leave --gpus"),
         (["--nodes", "2"], "launch.nodes = 2: name the hosts in a hostfile"),
         (["--hostfile", "hosts"], "hosts"),

@@ -68,22 +68,24 @@ def test_a_validation_on_two_ranks_is_that_of_one_process(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is for Linux")
 def test_the_verb_evaluate_on_two_ranks_is_that_of_one_process(tmp_path: Path) -> None:
     train(tmp_path / "run", "evaluation.at_end=false", "evaluation.every_steps=null")
     points = {}
-    for ranks in ("1", "2"):
-        folder = tmp_path / ranks
+    for name, options in (("one", []), ("two", ["--gpus", "2"]), ("sharded", ["--gpus", "2", "--zero", "3"])):
+        folder = tmp_path / name
         command = [
             sys.executable, "-m", "spiralthinker", "evaluate", str(tmp_path / "run/model"), "--benchmark", "chains",
-            "--limit", "5", "--iterations", "1,2", "--max-new-tokens", str(TOKENS), "--gpus", ranks, "--output",
-            str(folder),
+            "--limit", "5", "--iterations", "1,2", "--max-new-tokens", str(TOKENS), "--output", str(folder),
+            *options,
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        points[ranks] = json.loads((folder / "results.json").read_text())["points"]
-    assert [point["iterations"] for point in points["2"]] == [1, 2]
-    for two, one in zip(points["2"], points["1"], strict=True):
-        assert two["responses"] == 5
-        assert {name: two[name] for name in NAMES} == {name: pytest.approx(one[name]) for name in NAMES}
-        assert two["cost_of_a_response"]["token_passes"] == one["cost_of_a_response"]["token_passes"]
+        points[name] = json.loads((folder / "results.json").read_text())["points"]
+    assert [point["iterations"] for point in points["one"]] == [1, 2]
+    for name in ("two", "sharded"):
+        for found, one in zip(points[name], points["one"], strict=True):
+            assert found["responses"] == 5
+            assert {name: found[name] for name in NAMES} == {name: pytest.approx(one[name]) for name in NAMES}
+            assert found["cost_of_a_response"]["token_passes"] == one["cost_of_a_response"]["token_passes"]

@@ -27,14 +27,19 @@ def evaluate(model: str, output: Path, *options: str) -> tuple[dict[str, float],
     return json.loads((output / "results.json").read_text())["benchmarks"]["facts"], list(map(json.loads, lines[1:]))
 
 
+SHARDED = pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is for Linux")
+
+
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=SHARDED)], ids=["whole", "ZeRO-3"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_ranks_evaluate_as_one_process(kind: str, tmp_path: Path) -> None:
+def test_two_ranks_evaluate_as_one_process(kind: str, sharded: bool, tmp_path: Path) -> None:
     one = student(kind, seed=2)
     model = save(one, tmp_path / "model")
     write_form(tmp_path / "model", one.form)
     alone, rows = evaluate(model, tmp_path / "one")
-    found, shared = evaluate(model, tmp_path / "two", "--gpus", "2", "--launcher", "torchrun")
+    options = ["--gpus", "2", "--launcher", "torchrun", *(["--zero", "3"] if sharded else [])]
+    found, shared = evaluate(model, tmp_path / "two", *options)
     assert len(rows) == 5 and any(row["text"] for row in rows)
     for name in FIGURES:
         assert found[name] == pytest.approx(alone[name], abs=1e-4), name

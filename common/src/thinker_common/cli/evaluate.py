@@ -22,6 +22,8 @@ from ..distributed.launch_settings import LaunchSettings
 from ..errors import UserError
 from ..training.run_folder import RunFolder, new_output, write_atomic
 from .launch import (
+    EvaluationOffload,
+    EvaluationZero,
     Gpus,
     Hostfile,
     Launcher,
@@ -103,18 +105,6 @@ Compare = Annotated[
         "--compare", metavar="DIR", help="Another evaluation's folder: adds a paired test on the same problems."
     ),
 ]
-Zero = Annotated[
-    int | None,
-    typer.Option(
-        "--zero",
-        min=0,
-        max=3,
-        metavar="3",
-        help="For a model that is too large for one GPU: DeepSpeed divides its weights between the ranks.",
-        show_default="every rank holds the whole model",
-    ),
-]
-Offload = Annotated[bool, typer.Option("--offload", help="With --zero 3: keeps the weights in the host's memory.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; load no model and write nothing.")]
 
 
@@ -189,8 +179,8 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
         gpus: Gpus = None,
         nodes: Nodes = None,
         hostfile: Hostfile = None,
-        zero: Zero = None,
-        offload: Offload = False,
+        zero: EvaluationZero = None,
+        offload: EvaluationOffload = False,
         launcher: Launcher = None,
         dry_run: DryRun = False,
     ) -> None:

@@ -45,6 +45,21 @@ Offload = Annotated[
         "--offload/--no-offload", help="ZeRO keeps what it can in the host's memory.", show_default="launch.offload"
     ),
 ]
+# What they mean where nothing is trained.
+EvaluationZero = Annotated[
+    int | None,
+    typer.Option(
+        "--zero",
+        min=0,
+        max=3,
+        metavar="3",
+        help="For a model that is too large for one GPU: DeepSpeed divides its weights between the ranks.",
+        show_default="every rank holds the whole model",
+    ),
+]
+EvaluationOffload = Annotated[
+    bool, typer.Option("--offload", help="With --zero 3: keeps the weights in the host's memory.")
+]
 Launcher = Annotated[
     Literal["deepspeed", "torchrun", "slurm"] | None,
     typer.Option("--launcher", help="What starts the processes.", show_default="launch.launcher, else deepspeed"),

@@ -67,8 +67,11 @@ def in_step(model: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Part:
+    """What is gathered in one go. Read from embeddings, a decoder gathers no embeddings: that is a part of its own."""
+
     module: nn.Module
     idle: Callable[[], Any]  # a pass over one token
+    from_embeddings: bool = False
 
 
 class _Turns:
@@ -80,24 +83,29 @@ class _Turns:
 
     def register(self) -> list[Any]:
         hooks: list[Any] = []
-        for number, part in enumerate(self.parts):
-            before = part.module.register_forward_pre_hook(
-                lambda *_, number=number: self._enter(number),
-                prepend=True,  # before DeepSpeed gathers the weights
-            )
-            hooks += [before, part.module.register_forward_hook(lambda *_: self._leave(), always_call=True)]
+        for module in dict.fromkeys(part.module for part in self.parts):
+            # prepend: before DeepSpeed gathers the weights
+            hooks.append(module.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True))
+            hooks.append(module.register_forward_hook(self._leave, always_call=True))
         return hooks
 
     def wait(self) -> None:
         """Until no rank wants anything."""
         self._others_first(_NOTHING)
 
-    def _enter(self, number: int) -> None:
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if self.depth == 0:
-            self._others_first(number)
+            embedded = kwargs.get("inputs_embeds") is not None
+            self._others_first(
+                next(
+                    number
+                    for number, part in enumerate(self.parts)
+                    if part.module is module and part.from_embeddings == embedded
+                )
+            )
         self.depth += 1
 
-    def _leave(self) -> None:
+    def _leave(self, *_: Any) -> None:
         self.depth -= 1
 
     def _others_first(self, number: int) -> None:
@@ -115,7 +123,10 @@ def _parts(model: Any) -> list[_Part]:
     # Weights are in one precision, which small ones that are never sharded show.
     state_BTD = torch.zeros((1, 1, _width(model.config)), dtype=next(model.parameters()).dtype, device=device)
     decoder, head, embeddings = model.get_decoder(), model.get_output_embeddings(), model.get_input_embeddings()
-    parts = [_Part(decoder, lambda: decoder(input_ids=one_BT, use_cache=False))]
+    parts = [
+        _Part(decoder, lambda: decoder(input_ids=one_BT, use_cache=False)),
+        _Part(decoder, lambda: decoder(inputs_embeds=state_BTD, use_cache=False), from_embeddings=True),
+    ]
     if model.config.is_encoder_decoder:
         encoder = model.get_encoder()
         parts = [

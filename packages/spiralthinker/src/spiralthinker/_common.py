@@ -73,6 +73,8 @@ _LAZY = {
     "merge_and_export": "models.adapters:merge_and_export",
     "model_fingerprint": "evaluation.evaluate:model_fingerprint",
     "parse_yaml": "training.plain_yaml:parse_yaml",
+    "in_step": "distributed.in_step:in_step",
+    "policy_on": "distributed.sharded:policy_on",
     "process_group": "distributed.process_group:process_group",
     "progress_bar": "evaluation.progress:progress_bar",
     "ranks": "distributed.ranks",
@@ -101,11 +103,13 @@ if TYPE_CHECKING:
     from thinker_common.distributed.deepspeed_config import RunValues as RunValues
     from thinker_common.distributed.deepspeed_config import deepspeed_config as deepspeed_config
     from thinker_common.distributed.gathered import gathered as gathered
+    from thinker_common.distributed.in_step import in_step as in_step
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.join import use_cpu as use_cpu
     from thinker_common.distributed.launch import in_rank as in_rank
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
     from thinker_common.distributed.process_group import process_group as process_group
+    from thinker_common.distributed.sharded import policy_on as policy_on
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
     from thinker_common.evaluation.evaluate import evaluate as evaluate
     from thinker_common.evaluation.evaluate import model_fingerprint as model_fingerprint

@@ -97,6 +97,8 @@ def evaluate_command(
     gpus: launch.Gpus = None,
     nodes: launch.Nodes = None,
     hostfile: launch.Hostfile = None,
+    zero: launch.EvaluationZero = None,
+    offload: launch.EvaluationOffload = False,
     launcher: launch.Launcher = None,
     dry_run: options.DryRun = False,
 ) -> None:
@@ -111,6 +113,7 @@ def evaluate_command(
       spiralthinker evaluate runs/embedded/model --benchmark chains --iterations 0,1,2,3,5,8
       spiralthinker evaluate runs/embedded/model --benchmark chains --control none,shuffled,zeroed --limit 200
       spiralthinker evaluate runs/gsm8k/model --benchmark gsm8k --gpus 8 --output runs/scores
+      spiralthinker evaluate LARGE_MODEL --benchmark gsm8k --gpus 8 --zero 3
     """
     folder = RunFolder(output or new_output("evaluation"))
     arguments = launch.command_line(
@@ -133,6 +136,8 @@ def evaluate_command(
         gpus=gpus,
         nodes=nodes,
         hostfile=hostfile,
+        zero=zero,
+        offload=offload,
         launcher=launcher,
     )
     if not benchmark.replace(",", " ").strip():
@@ -144,6 +149,10 @@ def evaluate_command(
     from ._common import LaunchSettings
     from .evaluate_verb import Request, check_folder, load_benchmarks, run_evaluation
 
+    launch.check_evaluation_options(zero, offload)
+    settings = launch.with_options(
+        LaunchSettings(), gpus=gpus, nodes=nodes, hostfile=hostfile, zero=zero, offload=offload, launcher=launcher
+    )
     request = Request(
         model=model,
         revision=revision,
@@ -159,9 +168,6 @@ def evaluate_command(
         as_json=as_json,
         **numbers,
     )
-    settings = launch.with_options(
-        LaunchSettings(), gpus=gpus, nodes=nodes, hostfile=hostfile, zero=None, offload=None, launcher=launcher
-    )
     check_folder(folder)
 
     def here(ranks: int) -> None:
@@ -169,7 +175,7 @@ def evaluate_command(
             for loaded in load_benchmarks(request):
                 typer.echo(f"{loaded.name}, {loaded.split}: {len(loaded.problems)} problems at each point")
         else:
-            run_evaluation(request, folder)
+            run_evaluation(request, settings, folder)
 
     launch.run_or_launch(settings, __package__, arguments, here, dry_run=dry_run, name=folder.path.name)
 

@@ -11,12 +11,14 @@ from rich.console import Console
 
 from ._common import (
     COLUMNS,
+    LaunchSettings,
     LoadedBenchmark,
     RunFolder,
     Table,
     UserError,
     cells,
     load_benchmark,
+    policy_on,
     process_group,
     ranks,
     terminal_table,
@@ -56,12 +58,14 @@ def load_benchmarks(request: Request) -> list[LoadedBenchmark]:
     ]
 
 
-def run_evaluation(request: Request, folder: RunFolder) -> None:
+def run_evaluation(request: Request, settings: LaunchSettings, folder: RunFolder) -> None:
     """UserError for a model, benchmark or combination that cannot be used; then nothing is written."""
     loaded = load_benchmarks(request)
-    with process_group() as device:
-        model = SpiralThinkerModel.from_pretrained(request.model, revision=request.revision, dtype=request.dtype)
-        model.to(device)
+    with (
+        process_group() as device,
+        policy_on(device, settings, request.model, revision=request.revision, dtype=request.dtype) as base,
+    ):
+        model = SpiralThinkerModel.from_pretrained(request.model, revision=request.revision, base=base)
         wanted = points(
             model,
             latents=request.latents,

@@ -36,6 +36,7 @@ from ._common import (
     check_samples,
     evaluation_mode,
     generation,
+    in_step,
     sampling_processors,
     stream_seed,
     token_budget_batches,
@@ -166,7 +167,8 @@ class LatentGenerator:
         ]
         finished: dict[int, dict[int, Generation]] = {index: {} for index in range(len(prompt_ids))}
         lengths = [len(response.prompt) + self.max_new_tokens for response in responses]
-        with evaluation_mode(self.model):
+        # A model that ZeRO-3 divides is read by all ranks together, also by one that has no prompt.
+        with evaluation_mode(self.model), in_step(self.model.base):
             for batch in token_budget_batches(lengths, self.max_tokens_per_batch):
                 together = [responses[place] for place in batch]
                 self._run(together)

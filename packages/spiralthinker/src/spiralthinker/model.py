@@ -173,12 +173,14 @@ class SpiralThinkerModel(nn.Module):
         *,
         revision: str | None = None,
         dtype: str = "auto",
+        base: PreTrainedModel | None = None,
         latents: int | None = None,
         iterations: int | None = None,
         lora: sections.LoraSettings | None = None,
     ) -> SpiralThinkerModel:
         """A model that `save_pretrained` wrote: a folder, or an id on the hub.
 
+        base: the causal model in it, if that is loaded already and perhaps divided between ranks
         latents, iterations: N and K, others than it was trained with if wanted, with a warning
         lora: to train it on with a fresh low-rank adapter
 
@@ -193,15 +195,15 @@ class SpiralThinkerModel(nn.Module):
             if wanted is not None and wanted != trained:
                 warnings.warn(f"{name_or_path}: trained with {name} = {trained}, used with {wanted}", stacklevel=2)
         settings = with_numbers(settings, latents=latents, iterations=iterations)
-        base = load_policy(name_or_path, revision=revision, dtype=dtype)
+        causal = load_policy(name_or_path, revision=revision, dtype=dtype) if base is None else base
         tokenizer = load_tokenizer(name_or_path, revision=revision)
-        check_readable(base)
+        check_readable(causal)
         state = load_file(_file(name_or_path, ADAPTER_FILE, revision))
         width, hidden_size = state["inner.weight"].shape
         adapter = LatentAdapter(hidden_size, width, target_rms=1.0)
         adapter.load_state_dict(state)
         markers = marker_ids(tokenizer)
-        return cls(_with_parts(base, adapter, markers, lora), tokenizer, settings)
+        return cls(_with_parts(causal, adapter.to(causal.device), markers, lora), tokenizer, settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the model, with low-rank adapters merged into it, which `base` has none of afterwards.

@@ -74,6 +74,7 @@ _LAZY = {
     "export_trained": "training.export:export_trained",
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
+    "in_step": "distributed.in_step:in_step",
     "in_one_call": "likelihood.head:in_one_call",
     "in_rank": "distributed.launch:in_rank",
     "join": "distributed.join:join",
@@ -89,6 +90,7 @@ _LAZY = {
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "percent": "evaluation.table:percent",
     "predicting_states": "likelihood.logprobs:predicting_states",
+    "policy_on": "distributed.sharded:policy_on",
     "process_group": "distributed.process_group:process_group",
     "progress_bar": "evaluation.progress:progress_bar",
     "ranks": "distributed.ranks",
@@ -119,11 +121,13 @@ if TYPE_CHECKING:
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
     from thinker_common.distributed.engine import check_engine as check_engine
     from thinker_common.distributed.gathered import gathered as gathered
+    from thinker_common.distributed.in_step import in_step as in_step
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.join import use_cpu as use_cpu
     from thinker_common.distributed.launch import in_rank as in_rank
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
     from thinker_common.distributed.process_group import process_group as process_group
+    from thinker_common.distributed.sharded import policy_on as policy_on
     from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import check_comparable as check_comparable
     from thinker_common.evaluation.comparison import compare as compare

@@ -8,6 +8,7 @@ import typer
 from ._common import RunFolder, UserError, is_results_folder, launch, new_output, options, read_earlier
 
 if TYPE_CHECKING:
+    from ._common import LaunchSettings
     from .question_sets import QuestionSet
 
 Answer = Literal["greedy", "self_consistency", "option_likelihood"]
@@ -51,6 +52,8 @@ def evaluate_command(
     gpus: launch.Gpus = None,
     nodes: launch.Nodes = None,
     hostfile: launch.Hostfile = None,
+    zero: launch.EvaluationZero = None,
+    offload: launch.EvaluationOffload = False,
     launcher: launch.Launcher = None,
     dry_run: options.DryRun = False,
 ) -> None:
@@ -65,6 +68,7 @@ def evaluate_command(
       tinythinker evaluate runs/embedded/model --benchmark facts
       tinythinker evaluate runs/csqa/model --benchmark csqa,obqa --answer self_consistency --samples 10 --gpus 4
       tinythinker evaluate runs/csqa/model --benchmark csqa --answer option_likelihood --output likely
+      tinythinker evaluate LARGE_MODEL --benchmark csqa --gpus 8 --zero 3
       tinythinker evaluate runs/other/model --benchmark facts --compare runs/evaluation-1
     """
     if benchmark is None and file is None:
@@ -82,8 +86,9 @@ def evaluate_command(
     from .config import DataSettings
 
     folder = RunFolder(output or new_output("evaluation"))
+    launch.check_evaluation_options(zero, offload)
     settings = launch.with_options(
-        LaunchSettings(), gpus=gpus, nodes=nodes, hostfile=hostfile, zero=None, offload=None, launcher=launcher
+        LaunchSettings(), gpus=gpus, nodes=nodes, hostfile=hostfile, zero=zero, offload=offload, launcher=launcher
     )
     arguments = launch.command_line(
         "evaluate",
@@ -106,6 +111,8 @@ def evaluate_command(
         gpus=gpus,
         nodes=nodes,
         hostfile=hostfile,
+        zero=zero,
+        offload=offload,
         launcher=launcher,
     )
     for pair in column or []:
@@ -134,13 +141,16 @@ def evaluate_command(
                 what = f"{len(one.questions)} questions, {chains} chains, {ranks} processes"
                 typer.echo(f"{one.name}, {one.split}: {what}")
             return
-        _evaluate(model, sets, folder, answer, samples, temperature, top_k, seed, dtype, revision, compare, as_json)
+        _evaluate(
+            model, settings, sets, folder, answer, samples, temperature, top_k, seed, dtype, revision, compare, as_json
+        )
 
     launch.run_or_launch(settings, __package__, arguments, here, dry_run=dry_run, name=folder.path.name)
 
 
 def _evaluate(
     model: str,
+    settings: "LaunchSettings",
     sets: "list[QuestionSet]",
     folder: RunFolder,
     answer: Answer,
@@ -155,7 +165,6 @@ def _evaluate(
 ) -> None:
     """On every rank: evaluate together; rank 0 writes and prints."""
     import json
-    from dataclasses import replace
 
     import torch
     from rich.console import Console
@@ -165,6 +174,7 @@ def _evaluate(
         Texts,
         check_comparable,
         compare_suite,
+        policy_on,
         process_group,
         progress_bar,
         ranks,
@@ -175,14 +185,16 @@ def _evaluate(
     from .evaluations import evaluate_student, protocol
     from .inference import Sampling
     from .report import COLUMNS, SHOWN_CHAINS, cells, terminal_table
-    from .student import load_student
+    from .student import student_in
 
     sampling = Sampling(temperature, top_k, seed)
     draws = samples if answer == "self_consistency" else 1
-    with process_group() as device:
+    with (
+        process_group() as device,
+        policy_on(device, settings, model, revision=revision, dtype=dtype) as policy,
+    ):
         ranks.on_main(lambda: _check_output(folder, [one.name for one in sets]), "check the output")
-        student = load_student(model, revision=revision, dtype=dtype)
-        student = replace(student, model=student.model.to(device))
+        student = student_in(model, policy, revision=revision)
         earlier: dict[str, Any] = {}
         if compare is not None:
             for one in sets:

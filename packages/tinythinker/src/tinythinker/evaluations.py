@@ -12,6 +12,7 @@ from ._common import (
     GenerationsFile,
     LoadedBenchmark,
     Problem,
+    in_step,
     ranks,
     read_generations,
     summarise,
@@ -59,7 +60,9 @@ def evaluate_student(
         progress=progress,
     )
     share = ranks.shard(range(len(answered)))
-    by_rank = ranks.gather(option_scores(student, [answered[i] for i in share]), "scores of the options")
+    with in_step(student.model):
+        own = option_scores(student, [answered[i] for i in share])
+    by_rank = ranks.gather(own, "scores of the options")
     scores = ranks.unshard(by_rank)
     rows = [
         answer_row(question, answering, answered[i * draws : (i + 1) * draws], scores[i * draws : (i + 1) * draws])

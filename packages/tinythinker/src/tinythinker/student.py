@@ -90,7 +90,11 @@ class Student:
 
 def load_student(name_or_path: str, *, revision: str | None = None, dtype: str = "auto") -> Student:
     """A student as it was saved; any other model as one of three stages. UserError as `load_policy`."""
-    model = load_policy(name_or_path, revision=revision, dtype=dtype)
+    return student_in(name_or_path, load_policy(name_or_path, revision=revision, dtype=dtype), revision=revision)
+
+
+def student_in(name_or_path: str, model: Any, *, revision: str | None = None) -> Student:
+    """The same around its model, which is loaded already."""
     return Student(model, load_tokenizer(name_or_path, revision=revision), read_form(Path(name_or_path)))
 
 
