@@ -1,16 +1,73 @@
 """What the settings say about engine and precision: DeepSpeed's configuration, bfloat16, the type of the weights."""
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from ..distributed.deepspeed_config import RunValues, deepspeed_config
 from ..distributed.join import use_cpu
+from ..distributed.launch import in_rank
 from ..distributed.launch_settings import LaunchSettings
 from ..errors import SettingsError
 from ..models.load import load_config
 from .sections import ModelSettings
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def training_arguments(
+    config_class: type[Arguments],
+    launch: LaunchSettings,
+    model: ModelSettings,
+    arguments: Mapping[str, Any],
+    *,
+    output: Path,
+    **managed: Any,
+) -> Arguments:
+    """The configuration that transformers or TRL trains with.
+
+    Args:
+        config_class: TrainingArguments, or a class derived from it.
+        arguments: those that the settings name, checked.
+        output: where checkpoints go.
+        managed: further ones, which settings of another name decide.
+
+    Raises:
+        SettingsError: a combination that the class refuses, a library to report to that is not installed.
+    """
+    try:
+        for callback in get_reporting_integration_callbacks(arguments["report_to"]):
+            callback()  # asks whether its library is installed
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise SettingsError(f"training.report_to = {arguments['report_to']!r}: {error}") from error
+    deepspeed = None
+    if in_rank():  # outside of one (a dry run) transformers would compare the batch sizes with one process
+        deepspeed = deepspeed_settings(launch, model, config_class, arguments, ranks=launched_ranks())
+    try:
+        return config_class(
+            output_dir=str(output),
+            use_cpu=use_cpu(launch),
+            deepspeed=deepspeed,
+            **managed,
+            **{
+                "bf16": trains_in_bfloat16(model),
+                "disable_tqdm": True,
+                "dataloader_pin_memory": torch.cuda.is_available(),
+                **arguments,
+            },
+        )
+    except ValueError as error:
+        raise SettingsError(f"training: {error}") from error
+
+
+def launched_ranks() -> int:
+    """The ranks that a launcher started, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def deepspeed_settings(

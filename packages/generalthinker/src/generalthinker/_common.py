@@ -56,14 +56,13 @@ _LAZY = {
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
     "data_fingerprint": "training.resume:data_fingerprint",
-    "deepspeed_settings": "training.engine_arguments:deepspeed_settings",
     "encode_answer": "likelihood.boundary:encode_answer",
+    "engine_arguments": "training.engine_arguments",
     "evaluate": "evaluation.evaluate:evaluate",
     "export_trained": "training.export:export_trained",
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
     "grade": "evaluation.grading:grade",
-    "in_rank": "distributed.launch:in_rank",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_jsonl": "benchmarks.user_file:load_jsonl",
@@ -71,7 +70,6 @@ _LAZY = {
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
     "memory": "distributed.memory",
-    "merge_and_export": "models.adapters:merge_and_export",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "progress_bar": "evaluation.progress:progress_bar",
     "ragged_token_logprobs": "likelihood.logprobs:ragged_token_logprobs",
@@ -85,7 +83,6 @@ _LAZY = {
     "token_budget_batches": "likelihood.batching:token_budget_batches",
     "token_logprobs": "likelihood.logprobs:token_logprobs",
     "trains_in_bfloat16": "training.engine_arguments:trains_in_bfloat16",
-    "use_cpu": "distributed.join:use_cpu",
     "weights_dtype": "training.engine_arguments:weights_dtype",
     "write_report": "evaluation.report:write_report",
 }
@@ -101,8 +98,6 @@ if TYPE_CHECKING:
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.join import join as join
-    from thinker_common.distributed.join import use_cpu as use_cpu
-    from thinker_common.distributed.launch import in_rank as in_rank
     from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
@@ -132,9 +127,9 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
     from thinker_common.models import chat as chat
     from thinker_common.models.adapters import add_lora as add_lora
-    from thinker_common.models.adapters import merge_and_export as merge_and_export
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
+    from thinker_common.training import engine_arguments as engine_arguments
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights
     from thinker_common.training.callbacks import EngineCheck as EngineCheck
@@ -142,7 +137,6 @@ if TYPE_CHECKING:
     from thinker_common.training.dependable import DependableMixin as DependableMixin
     from thinker_common.training.dependable import check_head as check_head
     from thinker_common.training.dependable import choose_together as choose_together
-    from thinker_common.training.engine_arguments import deepspeed_settings as deepspeed_settings
     from thinker_common.training.engine_arguments import trains_in_bfloat16 as trains_in_bfloat16
     from thinker_common.training.engine_arguments import weights_dtype as weights_dtype
     from thinker_common.training.export import export_trained as export_trained

@@ -1,24 +1,13 @@
 """From settings to the arguments that TRL and torch take."""
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.integrations import get_reporting_integration_callbacks
 from trl import GRPOConfig
 
-from ._common import (
-    RunFolder,
-    SettingsError,
-    check_arguments,
-    deepspeed_settings,
-    in_rank,
-    trains_in_bfloat16,
-    use_cpu,
-)
+from ._common import RunFolder, SettingsError, check_arguments, engine_arguments
 from .config import LEAST_ARGUMENTS, LOSS_TYPES, MANAGED_ARGUMENTS, Settings
 
 
@@ -36,41 +25,23 @@ def training_arguments(settings: Settings, output: Path) -> GRPOConfig:
         raise SettingsError("training.max_steps = 0: expected at least 1, or -1 to train for training.num_train_epochs")
     if checked["loss_type"] not in LOSS_TYPES:
         raise SettingsError(f"training.loss_type = {checked['loss_type']!r}: expected one of {', '.join(LOSS_TYPES)}")
-    try:
-        for callback in get_reporting_integration_callbacks(checked["report_to"]):
-            callback()  # asks whether its library is installed
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise SettingsError(f"training.report_to = {checked['report_to']!r}: {error}") from error
     generation = settings.generation
-    try:
-        return GRPOConfig(
-            output_dir=str(RunFolder(output).checkpoints),
-            use_cpu=use_cpu(settings.launch),
-            # Outside a rank (a dry run) transformers would compare it with one process.
-            deepspeed=run_deepspeed(settings, checked, ranks=world_size()) if in_rank() else None,
-            max_completion_length=generation.max_new_tokens,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            top_k=generation.top_k,
-            **{
-                "bf16": trains_in_bfloat16(settings.model),
-                "disable_tqdm": True,
-                "dataloader_pin_memory": torch.cuda.is_available(),
-                **checked,
-            },
-        )
-    except ValueError as error:
-        raise SettingsError(f"training: {error}") from error
+    return engine_arguments.training_arguments(
+        GRPOConfig,
+        settings.launch,
+        settings.model,
+        checked,
+        output=RunFolder(output).checkpoints,
+        max_completion_length=generation.max_new_tokens,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+    )
 
 
 def run_deepspeed(settings: Settings, checked: Mapping[str, Any], *, ranks: int) -> dict[str, Any] | None:
     """DeepSpeed's configuration of a run of `ranks` processes, None without; `checked`: GRPOConfig's arguments."""
-    return deepspeed_settings(settings.launch, settings.model, GRPOConfig, checked, ranks=ranks)
-
-
-def world_size() -> int:
-    """The ranks that a launcher started, this one among them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return engine_arguments.deepspeed_settings(settings.launch, settings.model, GRPOConfig, checked, ranks=ranks)
 
 
 def rollout_responses(arguments: GRPOConfig, *, ranks: int) -> int:

@@ -39,7 +39,6 @@ _LAZY = {
     "PhaseCallback": "distributed.callback:PhaseCallback",
     "Problem": "benchmarks.problem:Problem",
     "RunIdentity": "training.resume:RunIdentity",
-    "RunValues": "distributed.deepspeed_config:RunValues",
     "SupervisedTrainer": "training.supervised:SupervisedTrainer",
     "Table": "evaluation.report:Table",
     "Texts": "evaluation.report:Texts",
@@ -53,16 +52,14 @@ _LAZY = {
     "check_samples": "evaluation.generate:check_samples",
     "choose_together": "training.dependable:choose_together",
     "data_fingerprint": "training.resume:data_fingerprint",
-    "deepspeed_config": "distributed.deepspeed_config:deepspeed_config",
+    "engine_arguments": "training.engine_arguments",
     "evaluate": "evaluation.evaluate:evaluate",
     "evaluation_mode": "likelihood.logprobs:evaluation_mode",
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
     "generation": "evaluation.generate:generation",
-    "in_rank": "distributed.launch:in_rank",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
-    "load_config": "models.load:load_config",
     "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_policy": "models.load:load_policy",
     "load_settings": "training.settings:load_settings",
@@ -85,8 +82,9 @@ _LAZY = {
     "terminal_table": "evaluation.table:terminal_table",
     "to_yaml": "training.settings:to_yaml",
     "token_budget_batches": "likelihood.batching:token_budget_batches",
+    "trains_in_bfloat16": "training.engine_arguments:trains_in_bfloat16",
     "trained_weights": "models.adapters:trained_weights",
-    "use_cpu": "distributed.join:use_cpu",
+    "weights_dtype": "training.engine_arguments:weights_dtype",
     "write_atomic": "training.run_folder:write_atomic",
     "write_report": "evaluation.report:write_report",
 }
@@ -100,13 +98,9 @@ if TYPE_CHECKING:
     from thinker_common.distributed import memory as memory
     from thinker_common.distributed import ranks as ranks
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
-    from thinker_common.distributed.deepspeed_config import RunValues as RunValues
-    from thinker_common.distributed.deepspeed_config import deepspeed_config as deepspeed_config
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.in_step import in_step as in_step
     from thinker_common.distributed.join import join as join
-    from thinker_common.distributed.join import use_cpu as use_cpu
-    from thinker_common.distributed.launch import in_rank as in_rank
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
     from thinker_common.distributed.process_group import process_group as process_group
     from thinker_common.distributed.sharded import policy_on as policy_on
@@ -139,14 +133,16 @@ if TYPE_CHECKING:
     from thinker_common.models.adapters import load_trained_weights as load_trained_weights
     from thinker_common.models.adapters import merge_and_export as merge_and_export
     from thinker_common.models.adapters import trained_weights as trained_weights
-    from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
+    from thinker_common.training import engine_arguments as engine_arguments
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights
     from thinker_common.training.callbacks import EngineCheck as EngineCheck
     from thinker_common.training.callbacks import MetricsLog as MetricsLog
     from thinker_common.training.dependable import choose_together as choose_together
+    from thinker_common.training.engine_arguments import trains_in_bfloat16 as trains_in_bfloat16
+    from thinker_common.training.engine_arguments import weights_dtype as weights_dtype
     from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
     from thinker_common.training.resume import RunIdentity as RunIdentity
     from thinker_common.training.resume import data_fingerprint as data_fingerprint

@@ -1,16 +1,13 @@
 """From settings to the arguments that transformers, DeepSpeed and torch take."""
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
 
-from ._common import RunValues, SettingsError, check_arguments, deepspeed_config, in_rank, load_config, use_cpu
+from ._common import SettingsError, check_arguments, engine_arguments
 from .config import LEAST_ARGUMENTS, MANAGED_ARGUMENTS, Settings
 from .trainer import Stage
 
@@ -21,27 +18,9 @@ def training_arguments(settings: Settings, checkpoints: Path, stage: Stage) -> T
     Raises:
         SettingsError: an unknown argument, a value of the wrong type, or a combination that transformers refuses.
     """
-    checked = checked_arguments(settings, stage)
-    try:
-        for callback in get_reporting_integration_callbacks(checked["report_to"]):
-            callback()  # asks whether its library is installed
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise SettingsError(f"training.report_to = {checked['report_to']!r}: {error}") from error
-    try:
-        return TrainingArguments(
-            output_dir=str(checkpoints),
-            use_cpu=use_cpu(settings.launch),
-            # Outside a rank (a dry run) transformers would compare it with one process.
-            deepspeed=deepspeed_settings(settings, checked, ranks=world_size()) if in_rank() else None,
-            **{
-                "bf16": trains_in_bfloat16(settings),
-                "disable_tqdm": True,
-                "dataloader_pin_memory": torch.cuda.is_available(),
-                **checked,
-            },
-        )
-    except ValueError as error:
-        raise SettingsError(f"training: {error}") from error
+    return engine_arguments.training_arguments(
+        TrainingArguments, settings.launch, settings.model, checked_arguments(settings, stage), output=checkpoints
+    )
 
 
 def checked_arguments(settings: Settings, stage: Stage) -> dict[str, Any]:
@@ -64,46 +43,9 @@ def checked_arguments(settings: Settings, stage: Stage) -> dict[str, Any]:
     return checked
 
 
-def deepspeed_settings(settings: Settings, checked: Mapping[str, Any], *, ranks: int) -> dict[str, Any] | None:
-    """DeepSpeed's configuration, its "auto" values filled; None without DeepSpeed."""
-    if not settings.launch.uses_deepspeed:
-        return None
-    fields = TrainingArguments.__dataclass_fields__
-    values: dict[str, Any] = {name: field.default for name, field in fields.items()} | dict(checked)
-    config = load_config(settings.model.name_or_path, revision=settings.model.revision).get_text_config()
-    return deepspeed_config(
-        settings.launch,
-        RunValues(
-            micro_batch=values["per_device_train_batch_size"],
-            accumulation=values["gradient_accumulation_steps"],
-            world_size=ranks,
-            max_grad_norm=values["max_grad_norm"],
-            bf16=trains_in_bfloat16(settings),
-            learning_rate=values["learning_rate"],
-            betas=(values["adam_beta1"], values["adam_beta2"]),
-            eps=values["adam_epsilon"],
-            weight_decay=values["weight_decay"],
-            hidden_size=config.hidden_size,
-            cpu=use_cpu(settings.launch),
-        ),
-    )
-
-
-def trains_in_bfloat16(settings: Settings) -> bool:
-    wanted = settings.model.dtype in ("auto", "bfloat16")
-    return wanted and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-
-
-def weights_dtype(settings: Settings) -> str:
-    """Trained weights stay in float32, LoRA's base need not; what is computed in bfloat16, autocast decides."""
-    if settings.model.dtype == "float16":
-        raise SettingsError("model.dtype = 'float16': expected auto, float32 or bfloat16 (float16 needs loss scaling)")
-    return settings.model.dtype if settings.model.lora is not None else "float32"
-
-
-def world_size() -> int:
-    """The ranks that a launcher started, this one among them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def run_deepspeed(settings: Settings, checked: Mapping[str, Any], *, ranks: int) -> dict[str, Any] | None:
+    """DeepSpeed's configuration of a stage on `ranks` processes; None without DeepSpeed."""
+    return engine_arguments.deepspeed_settings(settings.launch, settings.model, TrainingArguments, checked, ranks=ranks)
 
 
 def planned_steps(arguments: TrainingArguments, rows: int, *, ranks: int) -> int:

@@ -8,8 +8,15 @@ from typing import Any
 
 import torch
 
-from ._common import EvaluationResult, LoadedBenchmark, evaluate, load_benchmark, model_fingerprint, ranks
-from .arguments import trains_in_bfloat16
+from ._common import (
+    EvaluationResult,
+    LoadedBenchmark,
+    evaluate,
+    load_benchmark,
+    model_fingerprint,
+    ranks,
+    trains_in_bfloat16,
+)
 from .config import Settings
 from .generation import LatentGenerator
 from .model import SpiralThinkerModel
@@ -100,7 +107,7 @@ def evaluate_one(
         max_new_tokens=settings.evaluation.max_new_tokens,
         max_tokens_per_batch=settings.evaluation.max_tokens_per_batch,
     )
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=trains_in_bfloat16(settings)):
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=trains_in_bfloat16(settings.model)):
         return evaluate_latent(
             generator, benchmark, grader=settings.evaluation.grader, output=output, progress=progress
         )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ._common import memory, to_yaml
-from .arguments import checked_arguments, deepspeed_settings, planned_steps, trains_in_bfloat16
+from ._common import memory, to_yaml, trains_in_bfloat16
+from .arguments import checked_arguments, planned_steps, run_deepspeed
 from .config import Settings
 from .data import latent_steps, training_data
 from .model import LatentSettings
@@ -56,7 +56,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
                 f"{(tokens + iterated) / len(rows):.0f} an example (sequential schedule, without the teacher)"
             )
         checked = checked_arguments(settings, stage)
-        deepspeed = deepspeed_settings(settings, checked, ranks=ranks)
+        deepspeed = run_deepspeed(settings, checked, ranks=ranks)
         if deepspeed is not None:
             say(f"  DeepSpeed: {json.dumps(deepspeed, indent=2)}")
         shape = memory.ModelShape.of(model.causal.config, parameters=total, trainable=trainable)
@@ -68,7 +68,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
             ranks=ranks,
             zero=None if deepspeed is None else deepspeed.get("zero_optimization", {}).get("stage", 0),
             offload=settings.launch.offload,
-            bf16=trains_in_bfloat16(settings),
+            bf16=trains_in_bfloat16(settings.model),
             checkpointing=bool(arguments.activation_checkpointing) and stage == "explicit",
             reference=_has_frozen_teacher(settings, stage),
         )
@@ -90,7 +90,7 @@ def kept_prefixes(
 ) -> str:
     """What attention keeps for its backward pass: a copy of all keys and values for each reading of a latent step."""
     copies = blocks * (latent.annotation.latents if latent.schedule == "autoregressive" else latent.iterations)
-    item = 2 if trains_in_bfloat16(settings) else 4
+    item = 2 if trains_in_bfloat16(settings.model) else 4
     size = copies * 2 * shape.layers * micro_batch * longest * shape.kv_heads * shape.head_dim * item
     return (
         f"besides, at most {size / memory.GIB:.2f} GiB for keys and values: {copies} readings (of latent steps) x "

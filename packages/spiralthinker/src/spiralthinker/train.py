@@ -52,9 +52,10 @@ from ._common import (
     terminal_table,
     to_yaml,
     trained_weights,
+    weights_dtype,
     write_atomic,
 )
-from .arguments import training_arguments, weights_dtype
+from .arguments import training_arguments
 from .callbacks import ValidationCallback, status
 from .columns import Row
 from .config import Settings
@@ -224,7 +225,7 @@ class Run:
             return self.model_of(Path(name), settings)
         set_seed(self.seed)  # the markers' embeddings and the adapters begin with random weights
         return SpiralThinkerModel.from_base(
-            load_policy(name, revision=revision, dtype=weights_dtype(self.settings)),
+            load_policy(name, revision=revision, dtype=weights_dtype(self.settings.model)),
             load_tokenizer(name, revision=revision),
             settings,
             lora=self.settings.model.lora,
@@ -235,7 +236,7 @@ class Run:
         unset_hf_deepspeed_config()
         set_seed(self.seed)
         model = SpiralThinkerModel.from_pretrained(
-            folder, dtype=weights_dtype(self.settings), lora=self.settings.model.lora
+            folder, dtype=weights_dtype(self.settings.model), lora=self.settings.model.lora
         )
         model.settings = settings
         return model
@@ -352,7 +353,7 @@ class Run:
     def _evaluate(self, folder: RunFolder) -> dict[str, Measured]:
         """Evaluates the model that a stage has written, as it will be loaded again; goes on from its answers."""
         settings = self.settings
-        model = SpiralThinkerModel.from_pretrained(folder.model, dtype=weights_dtype(settings))
+        model = SpiralThinkerModel.from_pretrained(folder.model, dtype=weights_dtype(settings.model))
         model.to(self.device)
         results = {}
         for benchmark in self.benchmarks:

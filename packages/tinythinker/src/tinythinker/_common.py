@@ -53,7 +53,6 @@ _LAZY = {
     "SupervisedTrainer": "training.supervised:SupervisedTrainer",
     "Table": "evaluation.report:Table",
     "Texts": "evaluation.report:Texts",
-    "WithFillers": "training.batches:WithFillers",
     "add_lora": "models.adapters:add_lora",
     "all_rows": "evaluation.shares:all_rows",
     "benchmark_module": "benchmarks:benchmark_module",
@@ -62,21 +61,19 @@ _LAZY = {
     "chat": "models.chat",
     "check_arguments": "training.settings:check_arguments",
     "check_comparable": "evaluation.comparison:check_comparable",
-    "check_engine": "distributed.engine:check_engine",
     "check_saving": "training.dependable:check_saving",
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
     "compare_suite": "evaluation.suite:compare_suite",
     "data_fingerprint": "training.resume:data_fingerprint",
     "decoder_states": "likelihood.encoder_decoder:decoder_states",
-    "deepspeed_settings": "training.engine_arguments:deepspeed_settings",
     "encode_prompts": "likelihood.encoder_decoder:encode_prompts",
+    "engine_arguments": "training.engine_arguments",
     "export_trained": "training.export:export_trained",
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
     "in_step": "distributed.in_step:in_step",
     "in_one_call": "likelihood.head:in_one_call",
-    "in_rank": "distributed.launch:in_rank",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_config": "models.load:load_config",
@@ -102,7 +99,6 @@ _LAZY = {
     "summarise": "evaluation.results:summarise",
     "to_yaml": "training.settings:to_yaml",
     "trains_in_bfloat16": "training.engine_arguments:trains_in_bfloat16",
-    "use_cpu": "distributed.join:use_cpu",
     "weights_dtype": "training.engine_arguments:weights_dtype",
     "write_atomic": "training.run_folder:write_atomic",
     "write_report": "evaluation.report:write_report",
@@ -119,12 +115,9 @@ if TYPE_CHECKING:
     from thinker_common.distributed import memory as memory
     from thinker_common.distributed import ranks as ranks
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
-    from thinker_common.distributed.engine import check_engine as check_engine
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.in_step import in_step as in_step
     from thinker_common.distributed.join import join as join
-    from thinker_common.distributed.join import use_cpu as use_cpu
-    from thinker_common.distributed.launch import in_rank as in_rank
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
     from thinker_common.distributed.process_group import process_group as process_group
     from thinker_common.distributed.sharded import policy_on as policy_on
@@ -164,18 +157,17 @@ if TYPE_CHECKING:
     from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
+    from thinker_common.training import engine_arguments as engine_arguments
     from thinker_common.training import sections as sections
     from thinker_common.training.batches import FILLER as FILLER
     from thinker_common.training.batches import EpochBatches as EpochBatches
     from thinker_common.training.batches import EpochLoader as EpochLoader
     from thinker_common.training.batches import MicroBatches as MicroBatches
-    from thinker_common.training.batches import WithFillers as WithFillers
     from thinker_common.training.best import BestWeights as BestWeights
     from thinker_common.training.callbacks import EngineCheck as EngineCheck
     from thinker_common.training.callbacks import MetricsLog as MetricsLog
     from thinker_common.training.dependable import check_saving as check_saving
     from thinker_common.training.dependable import choose_together as choose_together
-    from thinker_common.training.engine_arguments import deepspeed_settings as deepspeed_settings
     from thinker_common.training.engine_arguments import trains_in_bfloat16 as trains_in_bfloat16
     from thinker_common.training.engine_arguments import weights_dtype as weights_dtype
     from thinker_common.training.export import export_trained as export_trained

@@ -1,23 +1,12 @@
 """From settings to the arguments that transformers, DeepSpeed and torch take."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
 
-from ._common import (
-    SettingsError,
-    check_arguments,
-    check_saving,
-    deepspeed_settings,
-    in_rank,
-    trains_in_bfloat16,
-    use_cpu,
-)
+from ._common import SettingsError, check_arguments, check_saving, engine_arguments
 from .config import MANAGED_ARGUMENTS, AcquisitionSettings, ReflectionSettings, Settings
 
 Phase = AcquisitionSettings | ReflectionSettings
@@ -31,28 +20,10 @@ def training_arguments(settings: Settings, phase: Phase, checkpoints: Path, *, s
     Raises:
         SettingsError: an unknown argument, a value of the wrong type, or a combination that transformers refuses.
     """
-    checked = checked_arguments(settings, phase, ranks=world_size())
-    try:
-        for callback in get_reporting_integration_callbacks(checked["report_to"]):
-            callback()  # asks whether its library is installed
-    except (ValueError, RuntimeError, ImportError) as error:
-        raise SettingsError(f"training.report_to = {checked['report_to']!r}: {error}") from error
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(checkpoints),
-            use_cpu=use_cpu(settings.launch),
-            # Outside a rank (a dry run) transformers would compare it with one process.
-            deepspeed=run_deepspeed(settings, phase, ranks=world_size()) if in_rank() else None,
-            **{
-                "bf16": trains_in_bfloat16(settings.model),
-                "disable_tqdm": True,
-                "dataloader_pin_memory": torch.cuda.is_available(),
-                **checked,
-                "seed": seed,
-            },
-        )
-    except ValueError as error:
-        raise SettingsError(f"training: {error}") from error
+    checked = checked_arguments(settings, phase, ranks=engine_arguments.launched_ranks())
+    arguments = engine_arguments.training_arguments(
+        TrainingArguments, settings.launch, settings.model, {**checked, "seed": seed}, output=checkpoints
+    )
     check_saving(arguments)
     return arguments
 
@@ -94,12 +65,7 @@ def spread(batch_size: int, most: int, *, ranks: int) -> tuple[int, int]:
 def run_deepspeed(settings: Settings, phase: Phase, *, ranks: int) -> dict[str, Any] | None:
     """DeepSpeed's configuration of a phase on `ranks` processes; None without DeepSpeed."""
     checked = checked_arguments(settings, phase, ranks=ranks)
-    return deepspeed_settings(settings.launch, settings.model, TrainingArguments, checked, ranks=ranks)
-
-
-def world_size() -> int:
-    """The ranks that a launcher started, this one among them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return engine_arguments.deepspeed_settings(settings.launch, settings.model, TrainingArguments, checked, ranks=ranks)
 
 
 def planned_steps(phase: Phase, batches: int) -> int:
