@@ -1,4 +1,4 @@
-"""The tables of docs/results/parity.md, from what the parity tests of all methods have measured.
+r"""The tables of docs/results/parity.md, from what the parity tests of all methods have measured.
 
 python -m pytest -m "slow or not slow" common/tests/test_parity.py packages/*/tests/test_*_parity.py --junitxml parity.xml
 python common/scripts/parity_tables.py parity.xml
