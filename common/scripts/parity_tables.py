@@ -1,7 +1,10 @@
 r"""The tables of docs/results/parity.md, from what the parity tests of all methods have measured.
 
-python -m pytest -m "slow or not slow" common/tests/test_parity.py packages/*/tests/test_*_parity.py --junitxml parity.xml
-python common/scripts/parity_tables.py parity.xml
+    python -m pytest -m "slow or not slow" --junitxml parity.xml \
+        common/tests/test_parity.py packages/*/tests/test_*parity.py
+    python common/scripts/parity_tables.py parity.xml
+
+Every test writes its differences into the file as properties; a table is made for each method.
 """
 
 import re
