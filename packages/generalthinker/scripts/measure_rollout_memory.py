@@ -54,6 +54,7 @@ CASES = [
 def measure(case: Case) -> tuple[float, Estimate]:
     """(measured peak in bytes, the estimate)."""
     with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder) / "model")
         result = Path(folder) / "result.json"
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.job.ranks}"]
         subprocess.run(
@@ -70,10 +71,21 @@ def measure(case: Case) -> tuple[float, Estimate]:
     return measured["peak"], estimate(ModelShape(**measured["shape"]), replace(case.job, tokens=measured["tokens"]))
 
 
-def train_and_measure(case: Case, result: Path) -> None:
-    """Inside a rank: trains, and writes the peak of rank 0."""
+def write_model(folder: Path) -> None:
+    """Random weights; in a folder, from which a reference model is loaded too."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from thinker_common.models.load import load_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer("embedded")
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SHAPE)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def train_and_measure(case: Case, result: Path) -> None:
+    """Inside a rank: trains, and writes the peak of rank 0."""
     from transformers.trainer_callback import PrinterCallback
     from trl import GRPOConfig
 
@@ -84,10 +96,10 @@ def train_and_measure(case: Case, result: Path) -> None:
     from thinker_common.distributed.deepspeed_config import RunValues, deepspeed_config
     from thinker_common.distributed.launch_settings import LaunchSettings
     from thinker_common.distributed.resident import forget_peak, resident_bytes
-    from thinker_common.models.load import load_tokenizer
+    from thinker_common.models.load import load_policy, load_tokenizer
 
-    job = case.job
-    tokenizer = load_tokenizer("embedded")
+    job, folder = case.job, result.parent / "model"
+    tokenizer = load_tokenizer(folder)
     if job.zero is not None:
         import deepspeed
 
@@ -110,9 +122,8 @@ def train_and_measure(case: Case, result: Path) -> None:
     )  # fmt: skip
     problems = chains.generate("train", 64)
     rows = training_rows(problems, method, seed=0)
-    torch.manual_seed(0)
-    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SHAPE))
-    parameters = sum(p.numel() for p in model.parameters())
+    model = load_policy(folder, dtype="float32")
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     shape = ModelShape.of(model.config, parameters=parameters, trainable=parameters)
     trainer = GeneralThinkerTrainer(model, arguments, method, rows, tokenizer)
     trainer.remove_callback(PrinterCallback)
