@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from thinker_common.benchmarks import load_benchmark
@@ -83,6 +84,20 @@ def failing(done: int, total: int) -> None:
         raise UserError("out of memory: lower something")
 
 
+def too_large(*_: Any) -> None:
+    """A forward pass that asks for more memory than any host has, on rank 1."""
+    if ranks.rank() == 1:
+        torch.empty(1 << 50)
+
+
+def without_memory(evaluations: Evaluations, path: Path) -> str:
+    hook = evaluations.model.register_forward_pre_hook(too_large)
+    try:
+        return message(lambda: evaluations.evaluate(3, output=path / "large.jsonl"))
+    finally:
+        hook.remove()
+
+
 def main(folder: str, number: str, count: str, *options: str) -> None:
     path = Path(folder)
     store = f"file://{path / 'store'}"
@@ -95,6 +110,7 @@ def main(folder: str, number: str, count: str, *options: str) -> None:
     record["errors"] = [
         message(lambda: evaluations.evaluate(3, output=path / "failed.jsonl", progress=failing)),
         message(lambda: evaluations.evaluate(3, seed=ranks.rank())),
+        without_memory(evaluations, path),
     ]
     (path / f"record-{number}.json").write_text(json.dumps(record))
     leave()

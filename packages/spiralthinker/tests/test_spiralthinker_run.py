@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaModel
 from typer.testing import CliRunner
 
 from spiralthinker.cli import app
@@ -162,6 +163,31 @@ def test_stage_2_alone_starts_from_a_model_of_stage_1_and_is_the_same(finished, 
     invoke("train", "--output", str(alone), "--seed", "5", *TINY, *given)
     losses = [[row["loss"] for row in metrics(run)] for run in (folder, alone)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("when", ["while training", "behind stage 1"])
+def test_a_run_without_memory_for_an_evaluation_goes_on_with_smaller_ones(when, finished, tmp_path, monkeypatch):
+    own = LlamaModel.forward
+
+    def forward(self, *args, inputs_embeds=None, **kwargs):
+        if not torch.is_grad_enabled() and inputs_embeds is not None and len(inputs_embeds) > 2:
+            torch.empty(1 << 50)  # more than any host has
+        return own(self, *args, inputs_embeds=inputs_embeds, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", forward)
+    given = ["train", "--output", str(tmp_path / "run"), "--seed", "5", *TINY]
+    if when == "while training":
+        given += ["evaluation.every_steps=2", "evaluation.validation_limit=3"]
+    said = refused(*given)
+    assert re.search(
+        r"^out of memory while generating 3 responses at once: lower max_tokens_per_batch \(now 8192\) .* "
+        r"max_new_tokens \(now 40\)",
+        said,
+    )
+    assert (tmp_path / "run/stage1/checkpoints/checkpoint-1").is_dir()
+    invoke(*given, "evaluation.max_tokens_per_batch=1")
+    if when == "behind stage 1":
+        assert [row["loss"] for row in metrics(tmp_path / "run")] == [row["loss"] for row in metrics(finished[0])]
 
 
 def test_lora_and_validation_and_a_users_file(tmp_path):

@@ -72,6 +72,7 @@ _LAZY = {
     "load_tokenizer": "models.load:load_tokenizer",
     "memory": "distributed.memory",
     "merge_and_export": "models.adapters:merge_and_export",
+    "naming_what_to_lower": "distributed.out_of_memory:naming_what_to_lower",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "progress_bar": "evaluation.progress:progress_bar",
     "ragged_token_logprobs": "likelihood.logprobs:ragged_token_logprobs",
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.join import use_cpu as use_cpu
     from thinker_common.distributed.launch import in_rank as in_rank
+    from thinker_common.distributed.out_of_memory import naming_what_to_lower as naming_what_to_lower
     from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult

@@ -72,6 +72,7 @@ _LAZY = {
     "memory": "distributed.memory",
     "merge_and_export": "models.adapters:merge_and_export",
     "model_fingerprint": "evaluation.evaluate:model_fingerprint",
+    "naming_what_to_lower": "distributed.out_of_memory:naming_what_to_lower",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "process_group": "distributed.process_group:process_group",
     "progress_bar": "evaluation.progress:progress_bar",
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from thinker_common.distributed.join import use_cpu as use_cpu
     from thinker_common.distributed.launch import in_rank as in_rank
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
+    from thinker_common.distributed.out_of_memory import naming_what_to_lower as naming_what_to_lower
     from thinker_common.distributed.process_group import process_group as process_group
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
     from thinker_common.evaluation.evaluate import evaluate as evaluate
