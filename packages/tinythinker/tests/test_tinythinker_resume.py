@@ -91,8 +91,8 @@ TOO_MUCH = {
 @pytest.mark.parametrize(
     ("phase", "what"),
     [
-        ("acquisition", "generate"),
         ("acquisition", "options"),
+        pytest.param("acquisition", "generate", marks=pytest.mark.slow),
         ("iteration-1", "generate"),
         pytest.param("iteration-1", "pairs", marks=pytest.mark.slow),
         pytest.param("iteration-2", "generate", marks=pytest.mark.slow),
