@@ -299,7 +299,7 @@ class DependableMixin(Trainer):
     def _logged(self) -> dict[str, Any]:
         """What the next rows of the log rest on, which transformers drops in a checkpoint of its own.
 
-        own: of the steps since the last row, on this rank; all: the same for a rank of another number of ranks
+        own: this rank's, of the steps since the last row; all: that of all ranks, to go on with another number of them
         """
         own = {"loss": self._tr_loss.detach().cpu(), "sums": self.log_sums()}
         every = ranks.gather(own, "what is logged next")
