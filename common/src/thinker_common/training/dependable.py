@@ -166,6 +166,10 @@ class DependableMixin(Trainer):
         self._guard.saw_loss(loss)
         return loss
 
+    def floating_point_ops(self, inputs: Any) -> int:
+        """transformers' estimate; 0, for none, under ZeRO-3, where it counts what is whole at that moment."""
+        return 0 if is_deepspeed_zero3_enabled() else super().floating_point_ops(inputs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "train_loss" in logs:
             logs["train_loss"] = self._mean_loss()
