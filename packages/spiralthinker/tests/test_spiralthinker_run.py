@@ -1,5 +1,6 @@
 """Whole runs through the command line, on the embedded model: what is promised of a run folder, and going on."""
 
+import functools
 import json
 import re
 import shutil
@@ -163,12 +164,13 @@ def test_stage_2_alone_starts_from_a_model_of_stage_1_and_is_the_same(finished, 
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("when", ["while training", "behind stage 1"])
+@pytest.mark.parametrize("when", [pytest.param("while training", marks=pytest.mark.slow), "behind stage 1"])
 def test_a_run_without_memory_for_an_evaluation_goes_on_with_smaller_ones(when, finished, tmp_path, monkeypatch):
     own = LlamaModel.forward
 
+    @functools.wraps(own)  # its parameters are looked at
     def forward(self, *args, inputs_embeds=None, **kwargs):
-        if not torch.is_grad_enabled() and inputs_embeds is not None and len(inputs_embeds) > 2:
+        if inputs_embeds is not None and len(inputs_embeds) == 3:  # an evaluation's; a training batch has 4 rows
             torch.empty(1 << 50)  # more than any host has
         return own(self, *args, inputs_embeds=inputs_embeds, **kwargs)
 
@@ -178,7 +180,7 @@ def test_a_run_without_memory_for_an_evaluation_goes_on_with_smaller_ones(when, 
         given += ["evaluation.every_steps=2", "evaluation.validation_limit=3"]
     said = refused(*given)
     assert re.search(
-        r"^out of memory while generating 3 responses at once: lower max_tokens_per_batch \(now 8192\) .* "
+        r"^out of memory while generating 3 responses at once: lower max_tokens_per_batch \(now 32768\) .* "
         r"max_new_tokens \(now 40\)",
         said,
     )
