@@ -88,11 +88,26 @@ def failing(done: int, total: int) -> None:
         raise UserError("out of memory: lower something")
 
 
+def too_large(*_: Any) -> None:
+    """A forward pass that asks for more memory than any host has, on rank 1."""
+    if ranks.rank() == 1:
+        torch.empty(1 << 50)
+
+
+def without_memory(evaluations: Evaluations, path: Path) -> str:
+    hook = evaluations.model.register_forward_pre_hook(too_large)
+    try:
+        return message(lambda: evaluations.evaluate(3, output=path / "large.jsonl"))
+    finally:
+        hook.remove()
+
+
 def shared_out(evaluations: Evaluations, path: Path) -> None:
     record = evaluations.all_kinds(path)
     record["errors"] = [
         message(lambda: evaluations.evaluate(3, output=path / "failed.jsonl", progress=failing)),
         message(lambda: evaluations.evaluate(3, seed=ranks.rank())),
+        without_memory(evaluations, path),
     ]
     record["elements here"] = sum(parameter.numel() for parameter in evaluations.model.parameters())
     (path / f"record-{ranks.rank()}.json").write_text(json.dumps(record))

@@ -83,8 +83,8 @@ def test_every_byte_of_a_manifest_is_guarded(tmp_path):
         changed[position] ^= 1
         with pytest.raises(Damaged, match=checkpoints.MANIFEST):
             Manifest.from_bytes(bytes(changed))
-    newer = json.loads(content) | {"format": 2}
-    with pytest.raises(Damaged, match="has format 2, and this version reads 1"):
+    newer = json.loads(content) | {"format": 3}
+    with pytest.raises(Damaged, match="has format 3, and this version reads 2"):
         Manifest.from_bytes(json.dumps(newer).encode())
 
 

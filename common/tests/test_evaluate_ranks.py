@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,6 +107,16 @@ def test_ranks_that_were_given_different_evaluations(by_two_ranks):
     _, records = by_two_ranks
     for record in records:
         assert "rank 0 and rank 1: seed was 0 and is 1. Every host needs the same" in record["errors"][1]
+
+
+def test_a_rank_without_memory_says_who_and_where_it_was_on_all(by_two_ranks):
+    _, records = by_two_ranks
+    for record in records:
+        assert re.search(
+            rf"rank 1 on {re.escape(socket.gethostname())}, in the phase 'evaluate chains': out of memory while "
+            r"generating: lower max_tokens_per_batch \(now 8192\) .* max_new_tokens \(now 48\)",
+            record["errors"][2],
+        )
 
 
 @pytest.mark.slow

@@ -457,7 +457,7 @@ def test_running_out_of_memory_names_what_to_lower(tokenizer):
 
     def generate(**inputs):
         if len(inputs["input_ids"]) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            torch.empty(1 << 50)  # more than any host has
         return own(**inputs)
 
     model.generate = generate

@@ -33,13 +33,16 @@ tiny = load("tiny_training")
 def uninterrupted(tmp_path_factory):
     """(folder with a checkpoint of every step, weights at the end, log)."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    trainer = tiny.trainer(folder, max_steps=STEPS)
-    trainer.train()
+    trainer = tiny.trainer(folder, cls=tiny.Noting, max_steps=STEPS)
+    output = trainer.train()
+    assert output.training_loss == output.metrics["train_loss"]
     return folder, tiny.weights(trainer), logged(trainer)
 
 
-def logged(trainer) -> list[tuple[float, ...]]:
-    return [(row["step"], row["loss"], row["grad_norm"]) for row in trainer.state.log_history if "loss" in row]
+def logged(trainer) -> list[dict[str, float]]:
+    """Every row, the closing one included, without the times."""
+    times = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+    return [{name: row[name] for name in row if name not in times} for row in trainer.state.log_history]
 
 
 def test_a_damaged_checkpoint_of_the_right_size_does_not_cost_the_good_one(tmp_path):
@@ -60,10 +63,21 @@ def test_a_damaged_checkpoint_of_the_right_size_does_not_cost_the_good_one(tmp_p
 @pytest.mark.parametrize("step", range(1, STEPS))
 def test_resume_is_bit_exact_at_every_step(uninterrupted, tmp_path, step):
     folder, weights, log = uninterrupted
-    resumed = tiny.trainer(tmp_path, max_steps=STEPS)
-    resumed.train(resume_from_checkpoint=folder / f"checkpoint-{step}")
+    resumed = tiny.trainer(tmp_path, cls=tiny.Noting, max_steps=STEPS)
+    output = resumed.train(resume_from_checkpoint=folder / f"checkpoint-{step}")
     assert torch.equal(tiny.weights(resumed), weights)
     assert logged(resumed) == log, "the log of a window that the stop fell into included"
+    assert output.training_loss == log[-1]["train_loss"]
+
+
+def test_figures_of_the_log_are_means_by_their_units_and_sums(uninterrupted):
+    *rows, closing = uninterrupted[2]
+    assert [row["step"] for row in rows] == [3, 6, 9]
+    for row in rows:
+        assert row["cross_entropy"] == pytest.approx(row["loss"], rel=0.02), "steps have different numbers of targets"
+    epoch = sum(len(row["input_ids"]) for row in tiny.rows())
+    assert rows[0]["tokens"] + rows[1]["tokens"] < epoch < sum(row["tokens"] for row in rows)
+    assert closing["train_loss"] == pytest.approx(sum(row["loss"] for row in rows) / 3, rel=0.05)
 
 
 def test_another_seed_of_dropout_would_show(uninterrupted, tmp_path):
@@ -75,10 +89,11 @@ def test_another_seed_of_dropout_would_show(uninterrupted, tmp_path):
 
 
 def test_a_finished_run_is_not_trained_further(uninterrupted, tmp_path):
-    folder, weights, _ = uninterrupted
+    folder, weights, log = uninterrupted
     resumed = tiny.trainer(tmp_path, max_steps=STEPS)
     output = resumed.train(resume_from_checkpoint=folder / f"checkpoint-{STEPS}")
     assert output.global_step == STEPS and torch.equal(tiny.weights(resumed), weights)
+    assert logged(resumed) == log
 
 
 def test_the_limit_holds_while_training_and_the_last_one_is_resumable(tmp_path):

@@ -82,6 +82,21 @@ def arguments(output: Path, **changes: Any) -> TrainingArguments:
     )
 
 
+class Noting(SupervisedTrainer):
+    """Has a mean and a sum in its log."""
+
+    def figures(self) -> dict[str, Any]:
+        return {"cross_entropy": "mean", "tokens": "sum"}
+
+    def loss_sums(self, model: Any, batch: Any) -> Any:
+        sums, counts = super().loss_sums(model, batch), float(batch["counts"])
+        self.note(
+            "cross_entropy", sums["target_tokens"].detach() * counts, self.count_units(batch)["target_tokens"] * counts
+        )
+        self.note("tokens", float(batch["attention_mask"].sum()) * counts)
+        return sums
+
+
 def trainer(
     output: Path, *, cls: Any = SupervisedTrainer, data: Any = None, settings: Any = None, **changes: Any
 ) -> Any:

@@ -14,16 +14,17 @@ import parity
 import tiny_training
 
 from thinker_common.distributed.process_group import leave
-from thinker_common.training.supervised import SupervisedTrainer
 
 
 def main(folder: str, stage: str, checkpoint: str | None = None) -> None:
     layout = parity.Layout(ranks=int(os.environ["WORLD_SIZE"]), zero=int(stage))
     arguments = parity.training_arguments(layout, Path(folder), hidden_size=tiny_training.config().hidden_size)
-    arguments |= {"max_steps": 8, "save_strategy": "steps", "save_steps": 3}
+    # The checkpoint of step 3 is in the middle of what a row of the log is about.
+    arguments |= {"max_steps": 8, "save_strategy": "steps", "save_steps": 3, "logging_steps": 2}
     set_seed(11)
     model = LlamaForCausalLM(tiny_training.config())
-    trainer = SupervisedTrainer(model, TrainingArguments(**arguments), tiny_training.rows(), tiny_training.tokenizer())
+    arguments = TrainingArguments(**arguments)
+    trainer = tiny_training.Noting(model, arguments, tiny_training.rows(), tiny_training.tokenizer())
     trainer.train(resume_from_checkpoint=checkpoint)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.args.process_index == 0:

@@ -119,9 +119,9 @@ class Arm:
         self.token_passes = (self._passes() - teacher, teacher)
 
     def _passes(self) -> int:
-        self.trainer._seen = {}
+        self.trainer._noted = {}
         self.step()
-        return int(self.trainer._seen["token_passes"][0])
+        return int(self.trainer._noted["token_passes"][0])
 
     def step(self) -> float:
         """Seconds of a forward and backward."""

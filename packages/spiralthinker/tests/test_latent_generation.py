@@ -200,6 +200,28 @@ def test_interventions_see_every_iteration_and_change_what_is_read():
     assert changed.logprobs[3] == pytest.approx(own.logprobs[3], abs=1e-5), "a row without latent steps"
 
 
+@pytest.mark.parametrize("rows_in", ["the prompts", "a latent step"])
+def test_running_out_of_memory_names_what_to_lower(rows_in):
+    model = lm.latent_model()
+
+    def too_large(_, args, kwargs):
+        if kwargs.get("inputs_embeds") is None:  # the head is compared with the model's own logits
+            return
+        rows, width, _ = kwargs["inputs_embeds"].shape
+        if rows > 3 and (rows_in == "the prompts" or width == model.settings.annotation.latents + 2):
+            torch.empty(1 << 50)  # more than any host has
+
+    model.causal.get_decoder().register_forward_pre_hook(too_large, with_kwargs=True)
+    prompts = [[3 + number] * 4 for number in range(5)]
+    with pytest.raises(
+        UserError,
+        match=r"out of memory while generating 5 responses at once: lower max_tokens_per_batch \(now 8192\) .* "
+        r"max_new_tokens \(now 20\)",
+    ):
+        Eager(model, max_new_tokens=20).generate(prompts)
+    assert len(Eager(model, max_new_tokens=20, max_tokens_per_batch=72).generate(prompts)) == 5
+
+
 def test_what_is_refused():
     model = lm.latent_model()
     for wrong, message in (

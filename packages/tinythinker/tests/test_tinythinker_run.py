@@ -1,11 +1,13 @@
 """Whole runs: what they leave, that they go on after a kill at any write, ablations, baselines, LoRA, bad input."""
 
+import importlib.util
 import json
 import random
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_run
@@ -19,7 +21,10 @@ from tinythinker.cli import app
 from tinythinker.config import Settings
 from tinythinker.student import load_student
 
-TIMES = re.compile(r"seconds|resumed_at|train_|runtime|per_second|flos")
+_path = Path(__file__).parents[3] / "common/tests/cut_runs.py"
+_spec = importlib.util.spec_from_file_location("cut_runs", _path)
+cut_runs: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cut_runs)
 
 
 @pytest.fixture(scope="module")
@@ -52,36 +57,8 @@ def writes(whole):
     return whole[2]
 
 
-def timeless(value):
-    """Plain data without what differs between two runs that are the same."""
-    if isinstance(value, dict):
-        return {name: timeless(item) for name, item in value.items() if not TIMES.search(name)}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
 def metrics(folder: Path):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def check_same(folder: Path, expected: Path):
-    """Both runs ended with the same results, metrics, pairs and weights."""
-    for name in ("acquisition", "iteration-1", "iteration-2"):
-        ours, theirs = (load_file(run / name / "model/model.safetensors") for run in (folder, expected))
-        for key, weight in theirs.items():
-            assert (ours[key] - weight).abs().max() <= 1e-6, (name, key)
-        rows = [timeless(metrics(run / name)) for run in (folder, expected)]
-        assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]], name
-        for row, other in zip(*rows, strict=True):
-            assert row == pytest.approx(other, rel=1e-4, abs=1e-6), (name, row["step"])
-    for name in ("iteration-1", "iteration-2"):
-        assert (folder / name / "chains/pairs.jsonl").read_text() == (
-            expected / name / "chains/pairs.jsonl"
-        ).read_text()
-    ours, theirs = (timeless(json.loads((run / "results.json").read_text())) for run in (folder, expected))
-    assert ours["exported"] == theirs["exported"]
-    for name, phase in theirs["phases"].items():
-        for key in ("steps", "exported_step", "pairs", "recall_pass", "analyze_pass", "questions"):
-            assert ours["phases"][name].get(key) == phase.get(key), (name, key)
 
 
 # ------------------------------------------------------------------------------------------------------------- one run
@@ -166,7 +143,7 @@ def test_a_run_that_is_cut_off_at_a_write_goes_on_to_the_same_end(
     reached = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
     record_property(f"cut off at write {point} of {writes}", ", ".join(reached))
     run(tmp_path / "run", model)
-    check_same(tmp_path / "run", finished[0])
+    cut_runs.assert_same_end(tmp_path / "run", finished[0])
 
 
 @pytest.mark.slow
@@ -183,7 +160,7 @@ def test_a_run_that_is_killed_at_random_writes_goes_on_to_the_same_end(finished,
         )
         assert done.returncode == 137, done.stderr[-2000:]
         run(folder, model)
-        check_same(folder, finished[0])
+        cut_runs.assert_same_end(folder, finished[0])
 
 
 def test_other_settings_are_refused_and_named(writes, model, tmp_path):

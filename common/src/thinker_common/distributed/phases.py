@@ -37,6 +37,11 @@ def phase(name: str, *, patient: bool = False) -> Iterator[None]:
     begin(text, patient=kind == "patient")
 
 
+def current() -> str:
+    """The phase that this rank is in."""
+    return _current.partition(" ")[2]
+
+
 def fail() -> None:
     """Says that an error is about to end this rank."""
     _tell("failed")

@@ -18,6 +18,7 @@ import torch
 from ..benchmarks.problem import LoadedBenchmark, Problem
 from ..distributed import ranks
 from ..distributed.in_step import whole
+from ..distributed.out_of_memory import naming_what_to_lower
 from ..errors import DataError, SettingsError
 from ..likelihood.boundary import encode_answer, split_response
 from ..likelihood.scorer import AnswerScorer, ScoringItem
@@ -142,7 +143,9 @@ def evaluate(
             asked = [share[index] for index in indices]
             generations = [generation for (generation,) in responses]
             own = [prompts[problem.id] for problem, _ in asked]
-            append(_rows(asked, own, generations, model, tokenizer, scorer, grader))
+            with naming_what_to_lower("scoring the answers", f"max_tokens_per_batch (now {max_tokens_per_batch})"):
+                rows = _rows(asked, own, generations, model, tokenizer, scorer, grader)
+            append(rows)
 
         backend.sample(
             [prompts[problem.id] for problem, _ in share],

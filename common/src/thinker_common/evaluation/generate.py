@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from ..distributed.out_of_memory import naming_what_to_lower
 from ..errors import SettingsError, UserError
 from ..likelihood.batching import token_budget_batches
 from ..likelihood.encoder_decoder import EncodedPrompts, encode_prompts
@@ -218,13 +219,12 @@ class Generator:
 
     def _finished(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """The rows as they finish."""
-        try:
+        with naming_what_to_lower(
+            "generating",
+            f"max_tokens_per_batch (now {self.max_tokens_per_batch}) for fewer responses at once, or max_new_tokens "
+            f"(now {self.max_new_tokens}) for shorter ones",
+        ):
             yield from self._with_refill(rows) if rows and self._rows_can_change() else self._in_batches(rows)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"out of memory while generating: lower max_tokens_per_batch (now {self.max_tokens_per_batch}) for "
-                f"fewer responses at once, or max_new_tokens (now {self.max_new_tokens}) for shorter ones"
-            ) from error
 
     def _rows_can_change(self) -> bool:
         if self._encoder_decoder:

@@ -26,7 +26,7 @@ MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 _NAME = re.compile(r"checkpoint-(\d+)")
 REMOVED = ".removed"
-FORMAT = 1
+FORMAT = 2
 
 _HASH_THREADS = 4  # hashing leaves the interpreter lock, and disks like a few readers
 

@@ -17,6 +17,7 @@ signature.
 import math
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,6 +97,16 @@ class DependableMixin(Trainer):
     def load_rank_state(self, state: dict[str, Any]) -> None:
         """Takes back what `rank_state` gave, before the first step."""
 
+    def log_sums(self) -> dict[str, torch.Tensor]:
+        """What this rank has summed up for the next row of the log, by name.
+
+        It binds no run to its ranks: on another number of them the first one goes on with the sum over all.
+        """
+        return {}
+
+    def load_log_sums(self, sums: dict[str, torch.Tensor]) -> None:
+        """Takes back what `log_sums` gave, before the first step."""
+
     # ------------------------------------------------------------------------------------------------ training
 
     def train(  # type: ignore[override]  # a path only, not "whatever is newest": `choose_together` verifies that
@@ -121,8 +132,8 @@ class DependableMixin(Trainer):
                     resume_from_checkpoint=None if self._resumed_path is None else str(self._resumed_path), **kwargs
                 )
             except _NothingLeft:
-                self.is_in_train = False
-                output = TrainOutput(self.state.global_step, 0.0, {})
+                output = self._finalize_training(None, 0, time.time())
+        output = output._replace(training_loss=self._mean_loss())
         if self.stop_requested():
             stopped = SavedAndStopped(self._signals.received or "another rank's signal", str(self._last_good))
             if ranks.is_main():
@@ -154,6 +165,15 @@ class DependableMixin(Trainer):
         loss = super().training_step(*args, **kwargs)
         self._guard.saw_loss(loss)
         return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """transformers' estimate; 0, for none, under ZeRO-3, where it counts what is whole at that moment."""
+        return 0 if is_deepspeed_zero3_enabled() else super().floating_point_ops(inputs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs:
+            logs["train_loss"] = self._mean_loss()
+        super().log(logs, start_time)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The last thing before the optimiser's step (DeepSpeed: behind it), with the norm that all ranks share."""
@@ -193,8 +213,9 @@ class DependableMixin(Trainer):
             return  # asked for twice, as at the end of an epoch
         with phase(f"save {name}", patient=True):
             own = self.rank_state()
+            logged = self._logged()
             self._on_main(lambda: checkpoints.begin(self._folder), "begin a checkpoint")
-            self._write(model, trial, own)
+            self._write(model, trial, {"own": own, "log": logged})
             manifest = Manifest(
                 step=step,
                 ranks=ranks.world_size(),
@@ -213,7 +234,7 @@ class DependableMixin(Trainer):
                     lambda: checkpoints.prune(self._folder, limit, self._distrusted), "remove old checkpoints"
                 )
 
-    def _write(self, model: torch.nn.Module, trial: Any, own: dict[str, Any]) -> None:
+    def _write(self, model: torch.nn.Module, trial: Any, of_rank: dict[str, Any]) -> None:
         """Every rank's files, into `.partial`."""
         name = checkpoints.name_of(self.state.global_step)
         partial = self._folder / checkpoints.PARTIAL
@@ -225,7 +246,7 @@ class DependableMixin(Trainer):
                     super(DependableMixin, self)._save_checkpoint(model, trial)
             finally:
                 self._staging = None
-            torch.save({"progress": self._progress(), "own": own}, partial / name / _rank_file(ranks.rank()))
+            torch.save(of_rank, partial / name / _rank_file(ranks.rank()))
 
         if not self.is_deepspeed_enabled:
             self._together(write, f"write {name}")
@@ -279,13 +300,27 @@ class DependableMixin(Trainer):
         refused.__cause__ = error
         return refused
 
-    def _progress(self) -> dict[str, Any]:
-        """What transformers keeps of the steps since the last log, and drops in a checkpoint of its own."""
+    def _logged(self) -> dict[str, Any]:
+        """What the next rows of the log rest on, which transformers drops in a checkpoint of its own.
+
+        own: this rank's, of the steps since the last row; all: that of all ranks, to go on with another number of them
+        """
+        own = {"loss": self._tr_loss.detach().cpu(), "sums": self.log_sums()}
+        every = ranks.gather(own, "what is logged next")
+        names = {name for one in every for name in one["sums"]}
         return {
-            "tr_loss": self._tr_loss.detach().cpu(),
             "total_loss": self._total_loss_scalar,
             "last_logged": self._globalstep_last_logged,
+            "own": own,
+            "all": {
+                "loss": torch.stack([one["loss"] for one in every]).mean(),  # transformers logs a mean over the ranks
+                "sums": {name: sum(one["sums"].get(name, 0) for one in every) for name in names},
+            },
         }
+
+    def _mean_loss(self) -> float:
+        """Over all steps of the run, at its end; transformers divides their sum by the steps of this call alone."""
+        return self._total_loss_scalar / max(self.state.global_step, 1)
 
     # ------------------------------------------------------------------------------------------------ resuming
 
@@ -338,11 +373,16 @@ class DependableMixin(Trainer):
         """The state of this rank, and how far the log was. Called when everything else is loaded."""
         if self._resumed is None or self._resumed_path is None:
             return
-        number = 0 if self._on_other_ranks(self._resumed) else ranks.rank()  # the log is the same on all
-        saved = torch.load(self._resumed_path / _rank_file(number), weights_only=True, map_location="cpu")
-        self._tr_loss = saved["progress"]["tr_loss"].to(self.args.device)
-        self._total_loss_scalar = saved["progress"]["total_loss"]
-        self._globalstep_last_logged = saved["progress"]["last_logged"]
+        others = self._on_other_ranks(self._resumed)
+        file = self._resumed_path / _rank_file(0 if others else ranks.rank())
+        saved = torch.load(file, weights_only=True, map_location="cpu")
+        logged = saved["log"]
+        since_the_last_row = logged["all" if others else "own"]
+        self._tr_loss = since_the_last_row["loss"].to(self.args.device)
+        self._total_loss_scalar = logged["total_loss"]
+        self._globalstep_last_logged = logged["last_logged"]
+        if ranks.is_main() or not others:
+            self.load_log_sums(since_the_last_row["sums"])
         if saved["own"]:
             self.load_rank_state(saved["own"])
         if self._resumed.universal and self._weight_decays:

@@ -167,14 +167,21 @@ class RunFolder:
                 error.filename = os.fspath(self.metrics)
                 raise
 
-    def forget_metrics(self, after_step: int) -> list[dict[str, Any]]:
-        """Drops the rows of later steps, which a resumed run writes again; returns those that stay."""
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; none where there is no such file."""
         if not self.metrics.exists():
             return []
         lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut by a kill
-        kept = [row for row in rows if row["step"] <= after_step]
-        write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        return [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut by a kill
+
+    def forget_metrics(self, after_step: int) -> list[dict[str, Any]]:
+        """Drops the rows that a resumed run writes again, and returns those that stay.
+
+        They are those of later steps, and the one with which transformers closes a training, also one that was stopped.
+        """
+        kept = [row for row in self.read_metrics() if row["step"] <= after_step and "train_runtime" not in row]
+        if self.metrics.exists():
+            write_atomic(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
         return kept
 
     def write_results(self, results: Mapping[str, Any]) -> None:

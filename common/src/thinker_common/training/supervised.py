@@ -17,6 +17,7 @@ What is known to go wrong here, and is ruled out:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ from .dependable import DependableMixin, check_head
 from .nonfinite import NonFinite
 from .resume import RunIdentity
 
-# B rows, T tokens a row, K = T - 1 predicted positions, N target tokens of all rows, C those of a chunk, D hidden size
+# B rows, T tokens a row, K = T - 1 predicted positions, N target tokens of all rows, C those of a chunk, D hidden size,
+# F figures
 
 IGNORED = -100  # the label of a token that is not a target
 
@@ -77,6 +79,7 @@ class SupervisedTrainer(DependableMixin):
         if args.n_gpu > 1:
             raise SettingsError(f"{args.n_gpu} GPUs in one process: start one process per GPU with --gpus {args.n_gpu}")
         self._rows = rows
+        self._noted: dict[str, Tensor] = {}  # name of a figure -> (sum, units) since the last row of the log, (2,)
         self._pad_token_id = processing_class.pad_token_id or 0  # padding is masked, so that any id will do
         super().__init__(
             model=model,
@@ -110,6 +113,40 @@ class SupervisedTrainer(DependableMixin):
         """
         check_head(model, ranks=self.args.world_size)
         return {"target_tokens": target_nll(model, batch)}
+
+    def figures(self) -> dict[str, Literal["mean", "sum"]]:
+        """What the log has beside the loss, of all that was noted since its last row; the same on every rank.
+
+        mean: over the units of all ranks, and left out where there are none
+        """
+        return {}
+
+    # ------------------------------------------------------------------------------------------------ the log
+
+    def note(self, name: str, value: Tensor | float, units: float = 0.0) -> None:
+        """Adds to a figure of the log. value: summed over the units."""
+        pair = torch.tensor([float(value), units], dtype=torch.float64)
+        self._noted[name] = self._noted.get(name, torch.zeros_like(pair)) + pair
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and (figures := self.figures()):
+            nothing = torch.zeros(2, dtype=torch.float64)
+            own_F2 = torch.stack([self._noted.get(name, nothing) for name in figures]).to(self.args.device)
+            for (name, kind), (total, units) in zip(
+                figures.items(), self.accelerator.reduce(own_F2, "sum").tolist(), strict=True
+            ):
+                if kind == "sum":
+                    logs[name] = total
+                elif units:
+                    logs[name] = total / units
+            self._noted = {}
+        super().log(logs, start_time)
+
+    def log_sums(self) -> dict[str, Tensor]:
+        return dict(self._noted)
+
+    def load_log_sums(self, sums: dict[str, Tensor]) -> None:
+        self._noted = dict(sums)
 
     # ------------------------------------------------------------------------------------------------ the loss
 

@@ -70,6 +70,7 @@ _LAZY = {
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
     "memory": "distributed.memory",
+    "naming_what_to_lower": "distributed.out_of_memory:naming_what_to_lower",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "progress_bar": "evaluation.progress:progress_bar",
     "ragged_token_logprobs": "likelihood.logprobs:ragged_token_logprobs",
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.join import join as join
+    from thinker_common.distributed.out_of_memory import naming_what_to_lower as naming_what_to_lower
     from thinker_common.evaluation.comparison import Comparison as Comparison
     from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult

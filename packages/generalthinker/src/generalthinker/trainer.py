@@ -31,12 +31,12 @@ from ._common import (
     Problem,
     ScoringItem,
     SettingsError,
-    UserError,
     call_through,
     chat,
     check_head,
     gathered,
     grade,
+    naming_what_to_lower,
     ragged_token_logprobs,
     ranks,
     split_response,
@@ -256,13 +256,13 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         return ids, None, {}
 
     def _sample(self, inputs: list[dict[str, Any]]) -> Rollout:
-        try:
+        with naming_what_to_lower(
+            f"generating the rollout of {len(inputs)} responses",
+            f"generation.max_new_tokens (now {self.args.max_completion_length}), training.per_device_train_batch_size "
+            f"(now {self.args.per_device_train_batch_size}) or training.steps_per_generation (now "
+            f"{self.args.steps_per_generation})",
+        ):
             prompts, responses, _, _, logprobs, *_ = self._generate([row["prompt"] for row in inputs])
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"out of memory in the rollout of {len(inputs)} responses: lower generation.max_new_tokens (now "
-                f"{self.args.max_completion_length}), training.per_device_train_batch_size or steps_per_generation"
-            ) from error
         truncated = [ids[-1] not in self.eos_token_ids for ids in responses]
         splits = [
             split_response(self.processing_class, ids, truncated=cut)
@@ -319,7 +319,10 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         ]
 
     def _score_answers(self, items: Sequence[ScoringItem | None]) -> list[AnswerScore | None]:
-        scores = iter(self.scorer.score([item for item in items if item is not None]))
+        with naming_what_to_lower(
+            "scoring the answers", f"method.max_tokens_per_batch (now {self.method.max_tokens_per_batch})"
+        ):
+            scores = iter(self.scorer.score([item for item in items if item is not None]))
         return [None if item is None else next(scores) for item in items]
 
     def _reward_scores(

@@ -69,6 +69,7 @@ _LAZY = {
     "memory": "distributed.memory",
     "merge_and_export": "models.adapters:merge_and_export",
     "model_fingerprint": "evaluation.evaluate:model_fingerprint",
+    "naming_what_to_lower": "distributed.out_of_memory:naming_what_to_lower",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "in_step": "distributed.in_step:in_step",
     "policy_on": "distributed.sharded:policy_on",
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from thinker_common.distributed.in_step import in_step as in_step
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
+    from thinker_common.distributed.out_of_memory import naming_what_to_lower as naming_what_to_lower
     from thinker_common.distributed.process_group import process_group as process_group
     from thinker_common.distributed.sharded import policy_on as policy_on
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult

@@ -37,6 +37,7 @@ from ._common import (
     evaluation_mode,
     generation,
     in_step,
+    naming_what_to_lower,
     sampling_processors,
     stream_seed,
     token_budget_batches,
@@ -186,7 +187,11 @@ class LatentGenerator:
 
     def _run(self, responses: list[Response]) -> None:
         """Until all of these have ended."""
-        try:
+        with naming_what_to_lower(
+            f"generating {len(responses)} responses at once",
+            f"max_tokens_per_batch (now {self.max_tokens_per_batch}) for fewer of them, or max_new_tokens (now "
+            f"{self.max_new_tokens}) for shorter ones",
+        ):
             state = _State(self, responses)
             logits_BV = state.read_prompts()
             while True:
@@ -195,11 +200,6 @@ class LatentGenerator:
                 if not state.responses:
                     return
                 logits_BV = state.read_latent_steps() if state.all_wait() else state.read_text()
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"out of memory while generating {len(responses)} responses at once: lower max_tokens_per_batch "
-                f"(now {self.max_tokens_per_batch})"
-            ) from error
 
     def choose(self, logits_BV: Tensor, responses: Sequence[Response]) -> list[int]:
         """The next token of each row, never one of the runtime's."""

@@ -267,7 +267,7 @@ class Run:
         if part.path == self.output or not folder.file(TRAINED).is_file():
             return None
         trained = Trained(**json.loads(folder.file(TRAINED).read_text(encoding="utf-8")))
-        return trained, folder.forget_metrics(after_step=trained.steps)
+        return trained, folder.read_metrics()
 
     def _train(self, part: Part, before: Part | None) -> tuple[Trained, list[dict[str, Any]]]:
         """Trains a stage, or goes on with it, and writes its model. Rank 0 has the rows of metrics.jsonl."""

@@ -71,7 +71,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         if stage == "implicit" and args.activation_checkpointing:
             spiral.checkpoint_segments = True
             args.activation_checkpointing = False
-        self._seen: dict[str, Tensor] = {}  # name -> (sum, units) since the last log
+        self._unread: list[Batch] = []  # of the optimiser step, until the teacher has read them
         base: Any = spiral.base
         super().__init__(base, args, rows, spiral.tokenizer, **rest)
 
@@ -96,15 +96,24 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         if self.stage == "implicit":  # all ranks must read equally often: under ZeRO-3 each reading is a collective
             batches = [self._with_rounds(batch, ranks.largest(len(batch["bols"]))) for batch in batches]
         if self.aligns and (self._teacher is not None or self.args.gradient_accumulation_steps > 1):
-            self._read_teacher(batches, device)
+            self._unread = batches
         return batches, totals
+
+    def training_step(self, model: torch.nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Tensor:
+        if self._unread:
+            # Here and not with the batches: a resumed run has its random numbers back only behind its first batches,
+            # and a model is set to training, with dropout, by its first step.
+            model.train()
+            self._read_teacher(self._unread)
+            self._unread = []
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def _with_rounds(self, batch: Batch, rounds: int) -> Batch:
         return with_rounds(batch, rounds, latents=self._latents, pad_token_id=self._pad)
 
-    def _read_teacher(self, batches: list[Batch], device: torch.device) -> None:
+    def _read_teacher(self, batches: list[Batch]) -> None:
         """Puts the teacher's states, and sigma of the whole step, into the batches."""
-        states_LUD = []
+        device, states_LUD = self.args.device, []
         for batch in batches:
             inputs = {name: tensor.to(device) for name, tensor in batch.items()}
             with torch.no_grad(), self.accelerator.autocast():
@@ -116,7 +125,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
                         self.model_wrapped, bare, lambda _, inputs: self.spiral.teacher_states(inputs), inputs
                     )
             states_LUD.append(found[0])
-            self._note("token_passes", float(found[1]), 0.0)
+            self.note("token_passes", float(found[1]))
         counted = [
             moments(states) * batch["counts"].to(device) for states, batch in zip(states_LUD, batches, strict=True)
         ]
@@ -143,8 +152,8 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         chunks = ranks.largest(needed_chunks(units["target_tokens"]))
         nll = torch.stack([self.spiral.nll(states, batch, chunks=chunks) for states in iterated.readings]).mean()
         counts = float(batch["counts"])
-        self._note("cross_entropy", nll.detach() * counts, units["target_tokens"] * counts)
-        self._note("token_passes", float(passes), 0.0)
+        self.note("cross_entropy", nll.detach() * counts, units["target_tokens"] * counts)
+        self.note("token_passes", float(passes))
         sums = {"target_tokens": nll}
         if not (self.aligns or self.trains_teacher):
             return sums
@@ -158,7 +167,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         student_KLUD = iterated.eol_KLBCD[1 if self.iterations else 0 :, :, batch["has_block"]]
         weights_K = iteration_weights(self.iterations, self.method.alpha)
         aligned = alignment(student_KLUD, teacher_LUD, sigma_L, weights_K, distance=self.method.distance).sum()
-        self._note("alignment", aligned.detach() * counts, units["latent_steps"] * counts)
+        self.note("alignment", aligned.detach() * counts, units["latent_steps"] * counts)
         return {**sums, "latent_steps": self.method.align_weight * aligned}
 
     def _teach(self, batch: Batch, iterated: Iterated, targets: int) -> tuple[Tensor, Tensor]:
@@ -166,7 +175,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         assert iterated.prefix is not None
         shared = iterated.prefix.length
         teacher_LUD, states_BED, passes = self.spiral.explicit_version(batch, iterated.prefix)
-        self._note("token_passes", float(passes), 0.0)
+        self.note("token_passes", float(passes))
         # The token before the first target is the prompt's last, which is the student's too.
         of_prompt = torch.full_like(batch["labels"][:, :shared], IGNORED)
         whole = {
@@ -175,7 +184,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         }
         states_BTD = torch.cat([iterated.readings[-1][:, :shared], states_BED], dim=1)
         nll = self.spiral.nll(states_BTD, whole, chunks=ranks.largest(needed_chunks(targets)))
-        self._note("explicit_cross_entropy", nll.detach() * float(batch["counts"]), targets * float(batch["counts"]))
+        self.note("explicit_cross_entropy", nll.detach() * float(batch["counts"]), targets * float(batch["counts"]))
         return teacher_LUD, nll
 
     def _target(self, batch: Batch, prefix: Past, taught_LUD: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -184,29 +193,18 @@ class SpiralThinkerTrainer(SupervisedTrainer):
             return batch["teacher_LUD"], batch["sigma_L"]
         if taught_LUD is None:
             teacher_LUD, passes = self.spiral.teacher_states(batch, prefix)
-            self._note("token_passes", float(passes), 0.0)
+            self.note("token_passes", float(passes))
         else:
             teacher_LUD = taught_LUD.detach()
         return teacher_LUD, deviation(self.accelerator.reduce(moments(teacher_LUD) * batch["counts"], "sum"))
 
     # ------------------------------------------------------------------------------------------------ the log
 
-    def _note(self, name: str, value: Tensor | float, units: float) -> None:
-        pair = torch.tensor([float(value), units], dtype=torch.float64)
-        self._seen[name] = self._seen.get(name, torch.zeros(2, dtype=torch.float64)) + pair
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the two terms, each by its unit, and `token_passes`: real tokens in one reading, teacher included."""
-        if "loss" in logs:
-            taught = ["explicit_cross_entropy"] if self.trains_teacher else []
-            names = ["cross_entropy", *taught, *(["alignment"] if self.aligns else []), "token_passes"]
-            own = torch.stack([self._seen.get(name, torch.zeros(2, dtype=torch.float64)) for name in names])
-            for name, (total, units) in zip(
-                names, self.accelerator.reduce(own.to(self.args.device), "sum").tolist(), strict=True
-            ):
-                logs[name] = total / units if units else total
-            self._seen = {}
-        super().log(logs, start_time)
+    def figures(self) -> dict[str, Literal["mean", "sum"]]:
+        """The terms, each by its unit, and `token_passes`: real tokens in one reading, teacher included."""
+        taught = ["explicit_cross_entropy"] if self.trains_teacher else []
+        terms = ["cross_entropy", *taught, *(["alignment"] if self.aligns else [])]
+        return {**dict.fromkeys(terms, "mean"), "token_passes": "sum"}
 
     @property
     def _latents(self) -> int:

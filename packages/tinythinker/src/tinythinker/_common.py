@@ -83,6 +83,7 @@ _LAZY = {
     "log_softmax": "likelihood.logprobs:log_softmax",
     "memory": "distributed.memory",
     "model_fingerprint": "evaluation.evaluate:model_fingerprint",
+    "naming_what_to_lower": "distributed.out_of_memory:naming_what_to_lower",
     "parse_lines": "benchmarks.jsonl:parse_lines",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "percent": "evaluation.table:percent",
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from thinker_common.distributed.in_step import in_step as in_step
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
+    from thinker_common.distributed.out_of_memory import naming_what_to_lower as naming_what_to_lower
     from thinker_common.distributed.process_group import process_group as process_group
     from thinker_common.distributed.sharded import policy_on as policy_on
     from thinker_common.evaluation.comparison import Comparison as Comparison

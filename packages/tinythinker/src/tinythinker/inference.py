@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._common import AnswerScorer, Generation, Generator, ScoringItem, all_rows, model_fingerprint
+from ._common import AnswerScorer, Generation, Generator, ScoringItem, all_rows, model_fingerprint, naming_what_to_lower
 from .questions import Question, plain
 from .reflection import Chain
 from .stages import Prompt, Stage, analyze_prompt, answered_option, recall_prompt, summarize_prompt, summarize_target
@@ -222,7 +222,8 @@ class _Writer:
                 append([_row(names[share[i]], share[i], text) for i, text in zip(indices, texts, strict=True)])
 
             keys = [names[request] for request in share]
-            generator.generate([prompts[request] for request in share], on_batch, keys=keys)
+            with naming_what_to_lower(f"generating for {stage}", _memory(student, stage)):
+                generator.generate([prompts[request] for request in share], on_batch, keys=keys)
 
         rows = all_rows(
             distinct,
@@ -249,6 +250,18 @@ class _Writer:
             for request, row in zip(distinct, rows, strict=True)
         }
         return [found[request] for request in requests]
+
+
+def _memory(student: Student, stage: Stage) -> str:
+    """What to lower where memory runs out in a stage."""
+    length = student.form.generation
+    longest = {
+        "recall": length.recall_tokens, "analyze": length.analyze_tokens, "summarize": length.summarize_tokens
+    }[stage]  # fmt: skip
+    return (
+        f"generation.max_tokens_per_batch (now {length.max_tokens_per_batch}) for fewer texts at once, or "
+        f"generation.{stage}_tokens (now {longest}) for shorter ones"
+    )
 
 
 def _row(name: str, request: Request, text: Generation) -> dict[str, Any]:
@@ -286,10 +299,10 @@ def option_scores(student: Student, answered: Sequence[Answered]) -> list[list[f
             ScoringItem(prompt, written, student.target_ids(summarize_target(option)))
             for option in range(len(question.options))
         ]
-    scorer = AnswerScorer(
-        student.model, student.tokenizer, max_tokens_per_batch=student.form.generation.max_tokens_per_batch
-    )
-    sums = iter([score.sum for score in scorer.score(items)])
+    budget = student.form.generation.max_tokens_per_batch
+    scorer = AnswerScorer(student.model, student.tokenizer, max_tokens_per_batch=budget)
+    with naming_what_to_lower("scoring the options", f"generation.max_tokens_per_batch (now {budget})"):
+        sums = iter([score.sum for score in scorer.score(items)])
     return [[next(sums) for _ in one.chain.question.options] for one in answered]
 
 

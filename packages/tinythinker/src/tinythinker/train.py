@@ -383,14 +383,8 @@ class Run:
 
     def metrics(self) -> dict[str, list[dict[str, Any]]]:
         """Phase -> the rows of its metrics.jsonl."""
-        return {
-            name: [
-                json.loads(line)
-                for line in (self.output / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            ]
-            for name in self.done
-            if (self.output / name / "metrics.jsonl").exists()  # not of an iteration without pairs
-        }
+        found = {name: RunFolder(self.output / name).read_metrics() for name in self.done}
+        return {name: rows for name, rows in found.items() if rows}  # an iteration without pairs has none
 
 
 def _copy_folder(source: Path, target: Path) -> None:

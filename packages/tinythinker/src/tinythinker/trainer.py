@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from ._common import (
     MicroBatches,
     ScoringItem,
     SupervisedTrainer,
+    naming_what_to_lower,
     ranks,
 )
 from .mixing import Mixing, StageBatches
@@ -55,12 +56,11 @@ class PairRow(TypedDict):
 
 
 class _StudentTrainer(SupervisedTrainer):
-    """What the two phases share: the student, and the terms of the log."""
+    """What the two phases share: the student."""
 
     def __init__(self, student: Student, args: TrainingArguments, rows: Sequence[Any], **rest: Any) -> None:
         self._decoder_start: int | None = student.decoder_start
         self._pad_id: int = student.tokenizer.pad_token_id or 0
-        self._seen: dict[str, tuple[float, float]] = {}  # name -> (sum, units) since the last log
         model: Any = student.model
         super().__init__(model, args, rows, student.tokenizer, **rest)
 
@@ -69,25 +69,6 @@ class _StudentTrainer(SupervisedTrainer):
             raise DataError("there are no rows to train on")
         for row in rows:
             assert all(len(ids) > 0 for name, ids in row.items() if name.endswith("_ids")), "a text without tokens"
-
-    def note(self, name: str, value: Tensor | float, units: float) -> None:
-        """Adds to a figure of the log, which is the mean over the units of all ranks since the last log."""
-        total, count = self._seen.get(name, (0.0, 0.0))
-        self._seen[name] = total + float(value), count + units
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            names = self.figures()
-            own = torch.tensor([self._seen.get(name, (0.0, 0.0)) for name in names], device=self.args.device)
-            for name, (total, units) in zip(names, self.accelerator.reduce(own, "sum").tolist(), strict=True):
-                if units:
-                    logs[name] = total / units
-            self._seen = {}
-        super().log(logs, start_time)
-
-    def figures(self) -> list[str]:
-        """Names of the figures of the log, the same on every rank."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -156,8 +137,8 @@ class AcquisitionTrainer(_StudentTrainer):
         self.note(name, nll.detach() * counts, float(batch["target_mask"].sum()) * counts)
         return {"target_tokens": nll}
 
-    def figures(self) -> list[str]:
-        return [f"cross_entropy/{name}" for name in self._order.names]
+    def figures(self) -> dict[str, Literal["mean", "sum"]]:
+        return {f"cross_entropy/{name}": "mean" for name in self._order.names}
 
 
 class PreferenceTrainer(_StudentTrainer):
@@ -234,8 +215,8 @@ class PreferenceTrainer(_StudentTrainer):
         self.note("agreement", (sums.margins_P > 0).float().sum() * counts, pairs)
         return {"pairs": sums.preference, "chosen_tokens": self._alpha * sums.nll}
 
-    def figures(self) -> list[str]:
-        return ["preference", "nll", "margin", "agreement"]
+    def figures(self) -> dict[str, Literal["mean", "sum"]]:
+        return {"preference": "mean", "nll": "mean", "margin": "mean", "agreement": "mean"}
 
 
 def without_dropout(model: torch.nn.Module) -> None:
@@ -256,7 +237,8 @@ def with_reference(student: Student, rows: Sequence[Mapping[str, Any]], *, max_t
     scorer = AnswerScorer(student.model, student.tokenizer, max_tokens_per_batch=max_tokens_per_batch)
     own = ranks.shard(rows)
     items = [ScoringItem(row["prompt_ids"], [], row[side]) for row in own for side in ("chosen_ids", "rejected_ids")]
-    sums = [score.sum for score in scorer.score(items)]
+    with naming_what_to_lower("scoring the pairs", f"generation.max_tokens_per_batch (now {max_tokens_per_batch})"):
+        sums = [score.sum for score in scorer.score(items)]
     found = ranks.unshard(ranks.gather([sums[i : i + 2] for i in range(0, len(sums), 2)], "the reference's scores"))
     return [
         PairRow(
