@@ -183,6 +183,7 @@ def go_on(path, wanted=range(10)):
         settings=SETTINGS,
         progress=None,
         name="numbers",
+        model=None,
     )
     return made, rows
 
