@@ -2,6 +2,7 @@
 
 python evaluate_ranks.py FOLDER RANK RANKS          # every kind of evaluation, and two that fail
 python evaluate_ranks.py FOLDER RANK RANKS sharded  # every kind, with the weights divided between the ranks by ZeRO-3
+python evaluate_ranks.py FOLDER RANK RANKS sharded broken  # rank 1 runs out of memory in the middle of a pass
 python evaluate_ranks.py FOLDER RANK RANKS slowly   # one with time to be killed in
 """
 
@@ -88,6 +89,11 @@ def failing(done: int, total: int) -> None:
         raise UserError("out of memory: lower something")
 
 
+def failing_early(done: int, total: int) -> None:
+    if ranks.rank() == 1:
+        raise UserError("nobody reads the progress")
+
+
 def too_large(*_: Any) -> None:
     """A forward pass that asks for more memory than any host has, on rank 1."""
     if ranks.rank() == 1:
@@ -108,6 +114,7 @@ def shared_out(evaluations: Evaluations, path: Path) -> None:
         message(lambda: evaluations.evaluate(3, output=path / "failed.jsonl", progress=failing)),
         message(lambda: evaluations.evaluate(3, seed=ranks.rank())),
         without_memory(evaluations, path),
+        message(lambda: evaluations.evaluate(3, progress=failing_early)),
     ]
     record["elements here"] = sum(parameter.numel() for parameter in evaluations.model.parameters())
     (path / f"record-{ranks.rank()}.json").write_text(json.dumps(record))
@@ -125,7 +132,11 @@ def main(folder: str, number: str, count: str, *options: str) -> None:
         settings = LaunchSettings(zero=3, offload="offload" in options)
         device = torch.device("cpu")
         with sharded_policy("embedded", settings, device, revision=None, dtype="float32") as model:
-            shared_out(Evaluations(model), path)
+            if "broken" in options:
+                model.get_decoder().layers[0].register_forward_pre_hook(too_large)
+                Evaluations(model).evaluate(3)
+            else:
+                shared_out(Evaluations(model), path)
     else:
         shared_out(Evaluations(), path)
     leave()

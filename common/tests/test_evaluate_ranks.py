@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from thinker_common.errors import UserError
 from thinker_common.evaluation import shares
 from thinker_common.evaluation.generations import GenerationsFile, rank_file, rank_files, read_generations, row_key
+from thinker_common.models.load import load_tokenizer
 
 WORKER = Path(__file__).with_name("evaluate_ranks.py")
 specification = importlib.util.spec_from_file_location("evaluate_ranks", WORKER)
@@ -25,10 +28,12 @@ specification.loader.exec_module(worker)
 ROUNDING = 1e-4  # nats; other batches round otherwise
 
 
-def start(folder, count, *options):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+
+
+def start(folder, count, *options, **streams):
     return [
-        subprocess.Popen([sys.executable, WORKER, folder, str(rank), str(count), *options], env=environment)
+        subprocess.Popen([sys.executable, WORKER, folder, str(rank), str(count), *options], env=ENVIRONMENT, **streams)
         for rank in range(count)
     ]
 
@@ -91,7 +96,7 @@ def test_what_a_rank_holds(by_two_ranks, evaluations, request):
     _, records = by_two_ranks
     sharded = "sharded" in request.node.callspec.id
     whole = sum(parameter.numel() for parameter in evaluations.model.parameters())
-    assert all((record["elements here"] < 0.1 * whole) == sharded for record in records)  # vectors stay everywhere
+    assert all((record["elements here"] < 0.1 * whole) == sharded for record in records)
 
 
 def test_an_error_on_one_rank_is_one_on_all_and_loses_no_row(by_two_ranks, evaluations):
@@ -101,6 +106,50 @@ def test_an_error_on_one_rank_is_one_on_all_and_loses_no_row(by_two_ranks, evalu
     asked = []
     evaluations.evaluate(3, output=folder / "failed.jsonl", progress=lambda done, total: asked.append((done, total)))
     assert asked == [(3, 3)] and rank_files(folder / "failed.jsonl") == []
+
+
+def test_an_error_before_the_first_pass_is_one_on_all(by_two_ranks):
+    _, records = by_two_ranks
+    assert [record["errors"][3] for record in records] == ["UserError: nobody reads the progress"] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is for Linux")
+def test_an_error_in_the_middle_of_a_sharded_pass_is_told(tmp_path):
+    """The other rank waits for weights that never come; where a supervisor watches, it ends that one."""
+    processes = start(tmp_path, 2, "sharded", "broken", stderr=subprocess.PIPE, text=True)
+    try:
+        _, errors = processes[1].communicate(timeout=200)
+    finally:
+        processes[0].kill()
+        processes[0].communicate()
+    assert processes[1].returncode == 2
+    assert re.search("error: rank 1 on .*: out of memory while generating.*lower max_tokens_per_batch", errors)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed is for Linux")
+def test_a_sharded_encoder_and_decoder(tmp_path):
+    """In batches that differ between the ranks: a decoder reads the encoder's states in its first step alone."""
+    torch.manual_seed(3)
+    tokenizer = load_tokenizer("embedded")
+    sizes = {"d_model": 48, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "initializer_factor": 3.0}
+    start_id = {"decoder_start_token_id": 0, "eos_token_id": tokenizer.eos_token_id}
+    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **start_id)).save_pretrained(
+        tmp_path / "t5"
+    )
+    tokenizer.save_pretrained(tmp_path / "t5")
+    rows = {}
+    for name, options in (("one", ()), ("two", ("--gpus", "2", "--zero", "3"))):
+        command = [
+            sys.executable, "-m", "thinker_common.cli", "evaluate", str(tmp_path / "t5"), "--benchmark", "chains",
+            "--limit", "5", "--max-new-tokens", "12", "--max-tokens-per-batch", "150", "--output", str(tmp_path / name),
+            "--json", *options,
+        ]  # fmt: skip
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert json.loads(done.stdout)["benchmarks"]["chains"]["n"] == 5, "DeepSpeed writes nothing to stdout"
+        _, rows[name] = read_generations(tmp_path / name / "chains/generations.jsonl")
+    assert any(row["text"] for row in rows["one"])
+    assert sorted(rows["two"], key=row_key) == near(sorted(rows["one"], key=row_key))
 
 
 def test_ranks_that_were_given_different_evaluations(by_two_ranks):

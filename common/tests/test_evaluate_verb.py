@@ -235,7 +235,7 @@ def test_vllm_where_it_is_not_installed_is_an_error_that_says_what_to_do(evaluat
 class Recorded:
     """In the place of the backend on vLLM: remembers how it was made, and answers 1 to everything."""
 
-    context = None
+    context = module = None
     made = None
 
     def __init__(self, *arguments, **settings):

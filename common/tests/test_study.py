@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -121,10 +122,19 @@ def test_what_the_options_of_a_study_do(capsys, options, ran, printed):
 
 
 def test_a_cell_that_fails_ends_the_study() -> None:
-    with pytest.raises(SystemExit, match="a-1 ended"):
+    ran = []
+
+    def run(cell: str) -> None:
+        ran.append(cell)
+        if cell == "a-0":
+            raise SystemExit(f"{cell} ended")
+        time.sleep(0.05)
+
+    with pytest.raises(SystemExit, match="a-0 ended"):
         study.conduct(
             study.command_line("", results=Path("x"), work=Path("x"), groups=["main"]).parse_args([]),
-            missing=lambda: ["a-1"],
-            run=lambda cell: (_ for _ in ()).throw(SystemExit(f"{cell} ended")),
+            missing=lambda: [f"a-{number}" for number in range(20)],
+            run=run,
             tables=lambda: "",
         )
+    assert len(ran) < 20, "those that wait are not begun"

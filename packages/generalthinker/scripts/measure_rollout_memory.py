@@ -94,7 +94,9 @@ def train_and_measure(case: Case, result: Path) -> None:
     from generalthinker.trainer import GeneralThinkerTrainer
     from thinker_common.benchmarks import chains
     from thinker_common.distributed.deepspeed_config import RunValues, deepspeed_config
+    from thinker_common.distributed.engine import check_engine
     from thinker_common.distributed.launch_settings import LaunchSettings
+    from thinker_common.distributed.process_group import leave
     from thinker_common.distributed.resident import forget_peak, resident_bytes
     from thinker_common.models.load import load_policy, load_tokenizer
 
@@ -110,6 +112,7 @@ def train_and_measure(case: Case, result: Path) -> None:
     base = "reference" if case.beta else "current"
     method = MethodSettings(credit="controlled", credit_base=base, max_tokens_per_batch=SCORING)
     rollout_steps = job.rollout_rows // job.micro_batch
+    launch = LaunchSettings(gpus=job.ranks, zero=job.zero)
     values = RunValues(
         job.micro_batch, 1, job.ranks, 1.0, False, 1e-4, (0.9, 0.999), 1e-8, 0.0, SHAPE["hidden_size"], cpu=True
     )
@@ -117,7 +120,7 @@ def train_and_measure(case: Case, result: Path) -> None:
         output_dir=str(result.parent / "output"), use_cpu=True, bf16=False, max_steps=rollout_steps + 1,
         learning_rate=1e-4, report_to=[], per_device_train_batch_size=job.micro_batch, gradient_accumulation_steps=1,
         steps_per_generation=rollout_steps, num_generations=GROUP, max_completion_length=RESPONSE, beta=case.beta,
-        deepspeed=deepspeed_config(LaunchSettings(gpus=job.ranks, zero=job.zero), values), disable_tqdm=True,
+        deepspeed=deepspeed_config(launch, values), disable_tqdm=True,
         activation_checkpointing=job.checkpointing, save_strategy="no", logging_strategy="no",
     )  # fmt: skip
     problems = chains.generate("train", 64)
@@ -136,10 +139,15 @@ def train_and_measure(case: Case, result: Path) -> None:
 
     trainer._generate_single_turn = sampled
     trainer.train()
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    check_engine(
+        trainer.model_wrapped, launch, arguments.deepspeed, world_size=arguments.world_size, launched_ranks=launched
+    )
     if arguments.process_index == 0:
         peak = resident_bytes("peak") - before
         prompt = max(len(ids) for ids in tokenizer(list(rows["conditioned_prompt"]))["input_ids"])
         result.write_text(json.dumps({"peak": peak, "shape": vars(shape), "tokens": prompt + RESPONSE}))
+    leave()
 
 
 def main() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..errors import UserError
 from ..models.load import is_adapter, load_policy, resolved_dtype
@@ -17,7 +21,6 @@ from .launch_settings import LaunchSettings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -49,23 +52,33 @@ def sharded_policy(
         UserError: as `load_policy`; an adapter, which has to be merged first; an environment in which the libraries
             would leave DeepSpeed out.
     """
-    import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     cpu = device.type == "cpu"
     check_environment(settings, use_cpu=cpu)
     if is_adapter(name_or_path):
-        raise UserError(
-            f"{name_or_path}: an adapter cannot be divided (--zero 3): merge it first, with the verb export"
-        )
-    deepspeed.init_distributed(dist_backend="gloo" if cpu else None, auto_mpi_discovery=False, verbose=False)
+        raise UserError(f"{name_or_path}: an adapter, which --zero 3 cannot divide: merge it first (thinker export)")
     dtype = resolved_dtype(dtype)
-    config = evaluation_config(offload=settings.offload, dtype=dtype, cpu=cpu)
-    zero3 = HfDeepSpeedConfig(config)  # while it lives, transformers divides weights as it loads them
+    if cpu and dtype == "float16":
+        raise UserError("float16: DeepSpeed does not compute in it on a CPU; choose float32 or bfloat16")
+    linear = torch.nn.functional.linear  # which DeepSpeed replaces
+    with _deepspeed_on_stderr():
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="gloo" if cpu else None, auto_mpi_discovery=False, verbose=False)
+        config = evaluation_config(offload=settings.offload, dtype=dtype, cpu=cpu)
+        zero3 = HfDeepSpeedConfig(config)  # while it lives, transformers divides weights as it loads them
+        try:
+            model: Any = load_policy(name_or_path, revision=revision, dtype=dtype)
+            blocks = {type(module) for module in model.modules() if type(module).__name__ in _blocks(model)}
+            if blocks:  # each gathered as one, whatever it calls inside; see `in_step`
+                deepspeed.utils.set_z3_leaf_modules(model, list(blocks))
+            engine, *_ = deepspeed.initialize(model=model, config=zero3.config)
+        except BaseException:
+            unset_hf_deepspeed_config()
+            raise
     try:
-        model = load_policy(name_or_path, revision=revision, dtype=dtype)
-        engine, *_ = deepspeed.initialize(model=model, config=zero3.config)
         check_engine(
             engine, settings, config, world_size=ranks.world_size(), launched_ranks=int(os.environ["WORLD_SIZE"])
         )
@@ -75,3 +88,20 @@ def sharded_policy(
         yield engine.module.eval()
     finally:
         unset_hf_deepspeed_config()
+        engine.destroy()
+        torch.nn.functional.linear = linear
+
+
+def _blocks(model: Any) -> set[str]:
+    """Names of the classes of the model's layers."""
+    return set(model._no_split_modules or ())
+
+
+@contextmanager
+def _deepspeed_on_stderr() -> Iterator[None]:
+    """What DeepSpeed says while it is loaded and starts, and later through its logger: stdout is the verb's."""
+    with redirect_stdout(sys.stderr):
+        yield
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)

@@ -163,7 +163,7 @@ def evaluate(
         settings=settings,
         progress=progress,
         name=benchmark.name,
-        model=model,
+        model=backend.module,
     )
 
     def figures() -> EvaluationResult:

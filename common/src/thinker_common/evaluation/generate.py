@@ -58,10 +58,14 @@ class Backend(Protocol):
     """What generates.
 
     context: tokens of prompt and response together; None where the model has no such limit
+    module: the model of transformers that is called; None where an engine of its own has it
     """
 
     @property
     def context(self) -> int | None: ...
+
+    @property
+    def module(self) -> Any: ...
 
     def check_lengths(self, prompt_ids: Sequence[Sequence[int]]) -> None:
         """UserError when a prompt and the longest response exceed what the model takes."""
@@ -140,6 +144,10 @@ class Generator:
     def context(self) -> int | None:
         """Tokens of prompt and response together; None without a limit, and where each has a side of its own."""
         return None if self._encoder_decoder else self._positions
+
+    @property
+    def module(self) -> Any:
+        return self.model
 
     def generate(
         self,
@@ -322,8 +330,8 @@ class Generator:
             "input_ids": ids_BT,
             "attention_mask": mask_BT,
             "generation_config": config,
-            # Under ZeRO-3 the ranks would wait for each other at every token. The model is whole on each of them here,
-            # and they have prompts of their own, or none.
+            # Under ZeRO-3 the ranks would wait for each other at every token. They have prompts of their own here, or
+            # none, and the model is whole on each of them (`gathered`) or read by turns (`in_step`).
             "synced_gpus": False,
         }
         if encoded is not None:

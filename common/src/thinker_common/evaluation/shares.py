@@ -44,7 +44,7 @@ def all_rows(
     output, settings: see `GenerationsFile`; None keeps the rows in memory only
     progress: called with (rows done, rows in all) without the shares of others, first with what an earlier run has done
     name: of the evaluation, for messages
-    model: what `make` calls, None if that is no model of ours; its weights may be divided between the ranks
+    model: what `make` calls, None if that is an engine of its own; its weights may be divided between the ranks
 
     Raises on every rank if any has an error, when all are through with their shares; UserError as `GenerationsFile`,
     and where the ranks were given different settings.
@@ -69,13 +69,12 @@ def all_rows(
             if progress is not None:
                 progress(done + len(made), done + len(share))
 
-        with _errors_on_all(f"evaluate {name}"), phase(f"evaluate {name}"):
+        with _errors_on_all(f"evaluate {name}"), phase(f"evaluate {name}"), in_step(model):
             if output is not None and not ranks.is_main():
                 file = opened.enter_context(GenerationsFile(rank_file(output, ranks.rank()), settings))
             if progress is not None:
                 progress(done, done + len(share))
-            with in_step(model):
-                make(share, append)
+            make(share, append)
         by_rank = ranks.gather(made, f"rows of {name}")
         with _errors_on_all(f"complete {output}"):
             if file is not None and ranks.is_main():

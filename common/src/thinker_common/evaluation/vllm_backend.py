@@ -81,6 +81,10 @@ class VllmBackend:
         """Tokens of prompt and response together that the engine was made for."""
         return int(self.llm.model_config.max_model_len)
 
+    @property
+    def module(self) -> None:
+        return None
+
     def check_lengths(self, prompt_ids: Sequence[Sequence[int]]) -> None:
         """UserError when a prompt and `max_new_tokens` exceed the context. `sample` asks this first."""
         check_context(max((len(ids) for ids in prompt_ids), default=0), self.max_new_tokens, self.context)

@@ -39,12 +39,13 @@ _HELD: dict[Path, int] = {}  # folders that this process trains in -> open handl
 
 @contextmanager
 def releasing_folders() -> Iterator[None]:
-    """What `RunFolder.hold` holds is free again behind this. As a decorator: behind the call."""
+    """What `RunFolder.hold` takes within this is free again behind it. As a decorator: behind the call."""
+    before = set(_HELD)
     try:
         yield
     finally:
-        while _HELD:
-            os.close(_HELD.popitem()[1])
+        for path in _HELD.keys() - before:
+            os.close(_HELD.pop(path))
 
 
 class RunFolder:

@@ -16,7 +16,7 @@ import subprocess
 import threading
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -150,8 +150,13 @@ def conduct(
             return
         prepare(cells)
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            for done in [pool.submit(run, cell) for cell in cells]:
-                done.result()
+            running = [pool.submit(run, cell) for cell in cells]
+            try:
+                for done in as_completed(running):
+                    done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # a cell that fails ends the study
+                raise
     print(tables())
 
 

@@ -71,7 +71,6 @@ _LAZY = {
     "model_fingerprint": "evaluation.evaluate:model_fingerprint",
     "naming_what_to_lower": "distributed.out_of_memory:naming_what_to_lower",
     "parse_yaml": "training.plain_yaml:parse_yaml",
-    "in_step": "distributed.in_step:in_step",
     "policy_on": "distributed.sharded:policy_on",
     "process_group": "distributed.process_group:process_group",
     "progress_bar": "evaluation.progress:progress_bar",
@@ -100,7 +99,6 @@ if TYPE_CHECKING:
     from thinker_common.distributed import ranks as ranks
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
     from thinker_common.distributed.gathered import gathered as gathered
-    from thinker_common.distributed.in_step import in_step as in_step
     from thinker_common.distributed.join import join as join
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
     from thinker_common.distributed.out_of_memory import naming_what_to_lower as naming_what_to_lower

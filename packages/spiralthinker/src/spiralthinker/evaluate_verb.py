@@ -26,7 +26,7 @@ from ._common import (
 )
 from .controls import Control
 from .iteration import Schedule
-from .model import SpiralThinkerModel
+from .model import SpiralThinkerModel, read_settings
 from .report import COST_COLUMNS, COST_NOTE, cost_cells, cost_table
 from .sweep import Found, curves, evaluate_points, points
 
@@ -61,6 +61,7 @@ def load_benchmarks(request: Request) -> list[LoadedBenchmark]:
 def run_evaluation(request: Request, settings: LaunchSettings, folder: RunFolder) -> None:
     """UserError for a model, benchmark or combination that cannot be used; then nothing is written."""
     loaded = load_benchmarks(request)
+    read_settings(request.model, revision=request.revision)  # rather now than behind the weights of another model
     with (
         process_group() as device,
         policy_on(device, settings, request.model, revision=request.revision, dtype=request.dtype) as base,

@@ -36,7 +36,6 @@ from ._common import (
     check_samples,
     evaluation_mode,
     generation,
-    in_step,
     naming_what_to_lower,
     sampling_processors,
     stream_seed,
@@ -130,6 +129,10 @@ class LatentGenerator:
         """Tokens of prompt and response together; None without a limit."""
         return self.model.context
 
+    @property
+    def module(self) -> Any:
+        return self.model.base
+
     def check_lengths(self, prompt_ids: Sequence[Sequence[int]]) -> None:
         """UserError for a prompt that does not fit with its response, is empty or holds a marker of latent steps."""
         assert all(len(ids) > 0 for ids in prompt_ids), "a prompt has at least one token"
@@ -168,8 +171,7 @@ class LatentGenerator:
         ]
         finished: dict[int, dict[int, Generation]] = {index: {} for index in range(len(prompt_ids))}
         lengths = [len(response.prompt) + self.max_new_tokens for response in responses]
-        # A model that ZeRO-3 divides is read by all ranks together, also by one that has no prompt.
-        with evaluation_mode(self.model), in_step(self.model.base):
+        with evaluation_mode(self.model):
             for batch in token_budget_batches(lengths, self.max_tokens_per_batch):
                 together = [responses[place] for place in batch]
                 self._run(together)

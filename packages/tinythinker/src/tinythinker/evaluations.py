@@ -38,7 +38,7 @@ def evaluate_student(
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
-    """Answers every question; on several ranks all call this together, with the whole model on each.
+    """Answers every question; on several ranks all call this together.
 
     Args:
         answering: see `inference`. The log-likelihood of an answer is that of the right summary behind the chain, or

@@ -91,7 +91,7 @@ def reason(
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Answered]:
-    """The chain of each start, in their order; on several ranks all call this together, with the whole model on each.
+    """The chain of each start, in their order; on several ranks all call this together.
 
     Args:
         sampled: stages whose texts are drawn; the others are greedy.
