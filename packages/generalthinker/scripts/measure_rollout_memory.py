@@ -26,10 +26,10 @@ SHAPE = {
     "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 15, "num_attention_heads": 12,
     "num_key_value_heads": 12, "tie_word_embeddings": True, "max_position_embeddings": 1024,
 }  # fmt: skip
-RESPONSE, WARM_UP = 96, 16  # tokens
+RESPONSE, WARM_UP = 192, 16  # tokens
 SCORING = 1024  # method.max_tokens_per_batch
 GROUP = 8
-ROLLOUT = Job(micro_batch=2, tokens=0, checkpointing=True, rollout_rows=64, scoring_tokens=SCORING)
+ROLLOUT = Job(micro_batch=2, tokens=0, checkpointing=True, rollout_rows=32, scoring_tokens=SCORING)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Case:
 
 CASES = [
     Case("one process", ROLLOUT),
-    Case("one process, half as many responses", replace(ROLLOUT, rollout_rows=32)),
+    Case("one process, twice as many responses", replace(ROLLOUT, rollout_rows=64)),
     Case("one process, reference model", replace(ROLLOUT, reference=True), beta=0.01),
     Case("ddp", replace(ROLLOUT, ranks=2)),
     Case("zero2", replace(ROLLOUT, ranks=2, zero=2)),
