@@ -2,6 +2,7 @@ r"""What stage 2 learns on `chains`, and what keeps it from learning more: short
 
     python packages/spiralthinker/scripts/diagnose_learning.py train --name start --stage explicit --save runs/start
     python packages/spiralthinker/scripts/diagnose_learning.py train --name K1 --start runs/start method.iterations=1
+    python packages/spiralthinker/scripts/diagnose_learning.py skills
     python packages/spiralthinker/scripts/diagnose_learning.py agree runs/model
     python packages/spiralthinker/scripts/diagnose_learning.py table
 
@@ -14,6 +15,7 @@ At the end whole responses to test problems are generated, with the model's own 
 `--first-only` makes step 1 latent and leaves all others text: one hidden number, and one step of arithmetic. `--fit N`
 trains on N problems alone and measures on the same ones.
 
+`skills` asks the pretrained model for numbers, written and not, with the sentence that ended its prompts and without.
 `agree` says how far the logits of the training forward are from those that generation chose by, token by token.
 """
 
@@ -45,6 +47,8 @@ from spiralthinker.model import SpiralThinkerModel
 from spiralthinker.trainer import SpiralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
+from thinker_common.models import chat
+from thinker_common.models.chat import PROMPT_TEMPLATE
 from thinker_common.models.load import load_policy, load_tokenizer
 from thinker_common.training import study
 from thinker_common.training.recipes import recipe_text
@@ -279,6 +283,47 @@ def agree(options: argparse.Namespace) -> None:
     print(f"{len(prompts)} responses, {tokens} chosen tokens; largest difference of a logit: {furthest:.2g}")
 
 
+# ------------------------------------------------------------------------------------------------ the pretrained model
+
+
+@torch.no_grad()
+def skills(options: argparse.Namespace) -> None:
+    """How often embedded@1 has the right number as its next token, in ways of writing that it was pretrained on."""
+    model, tokenizer = load_policy("embedded@1", dtype="float32").eval(), load_tokenizer("embedded@1")
+    problems = chains.generate("test", options.test)
+
+    def result(step: str) -> str:
+        return step.strip("<>").partition("=")[2]
+
+    def pair(problem: Problem) -> str:
+        first, second = (step.strip("<>").partition("=")[0] for step in problem.steps[:2])
+        sign_and_operand = second.removeprefix(result(problem.steps[0]))
+        bracketed = sign_and_operand[0] in "*/" and not set(first) & set("*/")
+        return f"({first}){sign_and_operand}=" if bracketed else f"{first}{sign_and_operand}="
+
+    ways: dict[str, tuple[Callable[[Problem], str], Callable[[Problem], str]]] = {
+        "step 1, its own operation written": (
+            lambda p: p.steps[0].strip("<>").partition("=")[0] + "=",
+            lambda p: result(p.steps[0]),
+        ),
+        "first operand of step 2, behind step 1": (
+            lambda p: p.steps[0].strip("<>") + ". ",
+            lambda p: result(p.steps[0]),
+        ),
+        "step 2, the result of step 1 not written": (pair, lambda p: result(p.steps[1])),
+        "answer, nothing written": (lambda p: r"It is \boxed{", lambda p: p.answer),
+    }
+    for template in (PROMPT_TEMPLATE, "{question}"):
+        for name, (written, wanted) in ways.items():
+            right = 0
+            for problem in problems:
+                ids = chat.render_prompt(tokenizer, chat.fill(template, question=problem.prompt_text()))
+                ids = [*ids, *tokenizer(written(problem), add_special_tokens=False)["input_ids"]]
+                choice = model(torch.tensor([ids])).logits[0, -1].argmax()
+                right += tokenizer.decode([int(choice)]) == wanted(problem)
+            print(f"{100 * right / len(problems):5.1f} %  {name}  [{template}]", flush=True)
+
+
 # ------------------------------------------------------------------------------------------------ command
 
 
@@ -320,6 +365,9 @@ def main() -> None:
     verb = verbs.add_parser("table")
     verb.add_argument("--ledger", type=Path, default=LEDGER)
     verb.set_defaults(run=table)
+    verb = verbs.add_parser("skills")
+    verb.add_argument("--test", type=int, default=400)
+    verb.set_defaults(run=skills)
     verb = verbs.add_parser("agree")
     verb.add_argument("model")
     verb.add_argument("--test", type=int, default=50)
