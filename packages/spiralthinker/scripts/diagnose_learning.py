@@ -341,7 +341,7 @@ def table(options: argparse.Namespace) -> None:
             *(run.get(name) for name in ("accuracy", "accuracy, shuffled", "accuracy, zeroed")),
         ]  # fmt: skip
         figures = ["" if value is None else f"{100 * value:.1f}" for value in values]
-        names = [run["name"], run["seed"], run["steps"], run["examples"], run["seconds"]]
+        names = [run["name"], run["seed"], run["steps"], run["examples"], run["seconds"] or ""]
         print("| " + " | ".join(map(str, [*names, *figures])) + " |")
 
 
