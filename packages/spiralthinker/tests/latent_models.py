@@ -72,11 +72,18 @@ def problems() -> list[Problem]:
     ]  # fmt: skip
 
 
-def rows(model: SpiralThinkerModel, some: list[Problem] | None = None, *, trains_teacher: bool = False) -> list[Any]:
+def rows(
+    model: SpiralThinkerModel,
+    some: list[Problem] | None = None,
+    *,
+    trains_teacher: bool = False,
+    spelled: bool = False,
+) -> list[Any]:
     annotation = model.settings.annotation
     examples = [annotation.example(model.tokenizer, problem) for problem in (problems() if some is None else some)]
-    return [implicit_row(annotation, example, model.markers, trains_teacher=trains_teacher) for example in examples]
+    options = {"trains_teacher": trains_teacher, "spelled": spelled}
+    return [implicit_row(annotation, example, model.markers, **options) for example in examples]
 
 
-def batch(model: SpiralThinkerModel, some: list[Problem] | None = None) -> Batch:
-    return lay_out(rows(model, some), latents=model.settings.annotation.latents, pad_token_id=0)
+def batch(model: SpiralThinkerModel, some: list[Problem] | None = None, *, spelled: bool = False) -> Batch:
+    return lay_out(rows(model, some, spelled=spelled), latents=model.settings.annotation.latents, pad_token_id=0)

@@ -94,7 +94,9 @@ def trace_collectives(file: Any) -> None:
 def main(layout_json: str, folder: str, *options: str) -> None:
     layout = parity.Layout(**json.loads(layout_json))
     wrong = "wrong" in options
-    method = dict(option.split("=") for option in options if "=" in option)
+    method: dict[str, Any] = dict(option.split("=") for option in options if "=" in option)
+    if "spell_weight" in method:
+        method["spell_weight"] = float(method["spell_weight"])
     spiral = start(**method)  # before transformers knows of DeepSpeed, as in a run
     teacher = start(**method).eval() if method.get("teacher") == "frozen" else None
     arguments = parity.training_arguments(layout, Path(folder) / "trainer", hidden_size=HIDDEN)
@@ -110,7 +112,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     trainer = (WrongTrainer if wrong else SpiralThinkerTrainer)(
         spiral,
         TrainingArguments(**arguments),
-        lm.rows(spiral, problems(), trains_teacher=method.get("name") == "codi"),
+        lm.rows(spiral, problems(), trains_teacher=method.get("name") == "codi", spelled="spell_weight" in method),
         MethodSettings(latents=2, iterations=2, **method),
         stage="implicit",
         teacher=teacher,

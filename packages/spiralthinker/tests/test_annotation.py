@@ -165,3 +165,29 @@ def test_real_files(name):
         assert len(row["bols"]) == (len(problem.steps) + 1) // 2
     if name == "gsm8k_aug":
         assert without_steps(problems) == 6
+
+
+def test_what_the_latents_spell():
+    """The step's tokens without GSM8K's brackets, one a latent; of a longer step the end."""
+    tokenizer = load_tokenizer("embedded@1")
+    markers = add_markers(tokenizer)
+    steps = ("<<14+9=23>>", "<<23*2=46>>", "<<46-6=40>>")
+    problems = [Problem("p", "How many?", "40", "math", steps=steps), Problem("q", "Why?", "1", "math", steps=("5",))]
+
+    def batch_of(latents):
+        annotation = Annotation(latents=latents)
+        examples = [annotation.example(tokenizer, problem) for problem in problems]
+        rows = [implicit_row(annotation, example, markers, spelled=True) for example in examples]
+        return lay_out(rows, latents=latents, pad_token_id=0)
+
+    def spelt(ids):
+        return [tokenizer.decode([token]) for token in ids.tolist() if token != IGNORED]
+
+    for latents, first, last in ((6, "14 + 9 = 23", "46 - 6 = 40"), (3, "9 = 23", "6 = 40")):
+        ids = batch_of(latents)["step_ids"]
+        assert ids.shape == (2, 2, latents)
+        assert [spelt(ids[0, 0]), spelt(ids[0, 1])] == [first.split(), last.split()]
+        assert [spelt(ids[1, 0]), spelt(ids[1, 1])] == [["5"], []], "a step of one token, and no second latent step"
+    wider = with_rounds(batch_of(3), 4, latents=3, pad_token_id=0)["step_ids"]
+    assert wider.shape == (2, 4, 3)
+    assert (wider[:, 2:] == IGNORED).all()

@@ -16,7 +16,7 @@ from spiralthinker.train import parts_of
 HOUSE = Path(__file__).parents[3]
 PAGE = HOUSE / "docs/spiralthinker.md"
 RECIPES = {
-    "embedded": (5, 5),
+    "embedded": (5, 3),
     "gsm8k-aug-llama-3.2-1b": (5, 5),
     "prosqa-llama-3.2-1b": (5, 4),
     "prosqa-small": (5, 3),

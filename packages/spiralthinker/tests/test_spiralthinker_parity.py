@@ -69,7 +69,7 @@ def test_however_else_it_is_spread(name, tmp_path, reference, start, record_prop
     check(name, tmp_path, reference, start, record_property)
 
 
-OTHERS = ["teacher=frozen", "schedule=simultaneous", "name=coconut", "name=codi"]
+OTHERS = ["teacher=frozen", "schedule=simultaneous", "name=coconut", "name=codi", "spell_weight=0.5"]
 
 
 @pytest.mark.parametrize("options", [[option] for option in OTHERS], ids=OTHERS)

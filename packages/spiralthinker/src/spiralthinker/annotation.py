@@ -77,7 +77,7 @@ class Step:
     """One reasoning step.
 
     number: its position among the steps, from 1
-    ids: of its text, without markers
+    ids: of its text, without markers; bare_ids: without GSM8K's brackets too
     latent: whether the implicit version has latents in its place
     """
 
@@ -85,6 +85,7 @@ class Step:
     text: str
     ids: tuple[int, ...]
     latent: bool
+    bare_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,9 @@ class Annotation:
             ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
             if not text.strip() or not ids:
                 raise DataError(f"{problem.id}: step {number} has no text; leave the step out, or the problem")
-            steps.append(Step(number, text, ids, latent=self._is_latent(number)))
+            bare = text[2:-2] if text.startswith("<<") and text.endswith(">>") else text
+            bare_ids = tuple(tokenizer(bare, add_special_tokens=False)["input_ids"])
+            steps.append(Step(number, text, ids, latent=self._is_latent(number), bare_ids=bare_ids))
         answer = self.answer_template.replace("{answer}", problem.target())
         _check_plain(problem.id, "answer", answer)
         answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -218,6 +221,14 @@ class Annotation:
             else:
                 implicit += text
         return blocks
+
+    def spelling(self, example: Example) -> list[list[int]]:
+        """For each latent step the tokens of its text that its latents can spell, one a latent, at most N of them.
+
+        GSM8K's brackets (`<<14+9=23>>`) say nothing and are left out. Of a longer step it is the end, which is what the
+        next one goes on from.
+        """
+        return [list(example.steps[block.step - 1].bare_ids[-self.latents :]) for block in self.blocks(example)]
 
     def _is_latent(self, number: int) -> bool:
         if self.placement == "front":

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .annotation import IGNORED, Annotation, Example, Markers, explicit
 
-# B rows, T columns, R rounds, E columns of the explicit versions
+# B rows, T columns, R rounds, N latents, E columns of the explicit versions
 
 Row = Mapping[str, Any]
 Batch = dict[str, Tensor]
@@ -35,12 +35,19 @@ def explicit_row(example: Example, markers: Markers) -> Row:
     return {"input_ids": tokens.input_ids, "labels": tokens.labels, "bols": []}
 
 
-def implicit_row(annotation: Annotation, example: Example, markers: Markers, *, trains_teacher: bool = False) -> Row:
+def implicit_row(
+    annotation: Annotation,
+    example: Example,
+    markers: Markers,
+    *,
+    trains_teacher: bool = False,
+    spelled: bool = False,
+) -> Row:
     """What stage 2 trains on, and what the teacher reads.
 
     bols: places of the `<bol>` in `input_ids`. explicit_ids: the explicit version behind what both share, up to the
     last `<eot>` that a latent step stands for; eots: the places of those. With `trains_teacher` it goes to the end, and
-    explicit_labels are its labels.
+    explicit_labels are its labels. With `spelled`, step_ids are what the latents of each step are to spell.
     """
     tokens = annotation.implicit(example, markers)
     blocks = annotation.blocks(example)
@@ -50,8 +57,10 @@ def implicit_row(annotation: Annotation, example: Example, markers: Markers, *, 
     if trains_teacher and blocks:
         last = len(whole.input_ids)
     labels = {"explicit_labels": whole.labels[shared:last]} if trains_teacher else {}
+    spelling = {"step_ids": annotation.spelling(example)} if spelled else {}
     return {
         **labels,
+        **spelling,
         "input_ids": tokens.input_ids,
         "labels": tokens.labels,
         "prompt_length": len(example.prompt_ids),
@@ -68,6 +77,7 @@ def lay_out(rows: Sequence[Row], *, latents: int, pad_token_id: int) -> Batch:
     bols: (R,), the columns of `<bol>`; has_block: (B, R), whether the row has that block
     and where there are blocks, explicit_ids, explicit_mask: (B, E), and explicit_labels if the rows have them;
     eots: (B, R), places in them, 0 without a block
+    and if the rows have them, step_ids: (B, R, N), IGNORED where a latent has no token to spell
     """
     block = latents + 2
     rounds = max(len(row["bols"]) for row in rows)
@@ -102,6 +112,11 @@ def lay_out(rows: Sequence[Row], *, latents: int, pad_token_id: int) -> Batch:
         batch["explicit_ids"] = pad_sequence(explicit_ids, batch_first=True, padding_value=pad_token_id)
         batch["explicit_mask"] = pad_sequence([torch.ones_like(row) for row in explicit_ids], batch_first=True)
         batch["eots"] = torch.tensor(eots, dtype=torch.long)
+        if "step_ids" in rows[0]:
+            batch["step_ids"] = torch.full((len(rows), rounds, latents), IGNORED)
+            for place, row in enumerate(rows):
+                for number, ids in enumerate(row["step_ids"]):
+                    batch["step_ids"][place, number, : len(ids)] = torch.tensor(ids)
         if "explicit_labels" in rows[0]:
             of_explicit = [torch.tensor(row["explicit_labels"], dtype=torch.long) for row in rows]
             batch["explicit_labels"] = pad_sequence(of_explicit, batch_first=True, padding_value=IGNORED)
@@ -124,6 +139,7 @@ def with_rounds(batch: Batch, rounds: int, *, latents: int, pad_token_id: int) -
     new = {"input_ids": widened("input_ids", pad_token_id), "labels": widened("labels", IGNORED)}
     bols = torch.arange(missing, device=batch["bols"].device) * block + tail
     empty_ids = batch["input_ids"].new_full((len(batch["mask"]), 1), pad_token_id)
+    no_step_ids = batch["labels"].new_full((len(batch["mask"]), len(batch["bols"]), latents), IGNORED)
     return {
         "explicit_ids": empty_ids,
         "explicit_mask": torch.ones_like(empty_ids),
@@ -134,6 +150,7 @@ def with_rounds(batch: Batch, rounds: int, *, latents: int, pad_token_id: int) -
         "bols": torch.cat([batch["bols"], bols]),
         "has_block": pad(batch["has_block"], (0, missing)),
         "eots": pad(batch.get("eots", empty_ids[:, :0]), (0, missing)),
+        "step_ids": pad(batch.get("step_ids", no_step_ids), (0, 0, 0, missing), value=IGNORED),
     }
 
 

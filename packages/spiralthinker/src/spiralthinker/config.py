@@ -83,6 +83,7 @@ class MethodSettings:
     alpha: float = 1.0  # how much more a later iteration counts; inferred
     distance: Literal["smooth_l1", "l1"] = "smooth_l1"  # inferred
     teacher: Literal["live", "frozen"] = "live"  # inferred: whose states of the explicit version are the target
+    spell_weight: float = 0.0  # of spiral, not in the paper: what is written to the latents spells the step
     curriculum: int = 3  # coconut: latent stages, among which training's steps or epochs are divided
     prompt_template: str = "{question}"
     answer_template: str = ANSWER_TEMPLATE
@@ -97,6 +98,8 @@ class MethodSettings:
             raise SettingsError("teacher = 'frozen': expected live, since codi trains its teacher")
         if not self.align_weight >= 0:
             raise SettingsError(f"align_weight = {self.align_weight}: expected a number of at least 0")
+        if not self.spell_weight >= 0:
+            raise SettingsError(f"spell_weight = {self.spell_weight}: expected a number of at least 0")
         if self.cross_entropy == "every" and self.schedule == "sequential":
             raise SettingsError(
                 "cross_entropy = 'every': expected last, or schedule simultaneous (a finished step is read once)"
@@ -105,6 +108,11 @@ class MethodSettings:
     @property
     def aligns(self) -> bool:
         return self.alignment and self.name in ("spiral", "codi")
+
+    @property
+    def spells(self) -> bool:
+        """Whether latents are to spell the step that they stand for; without iterations nothing is written to them."""
+        return self.spell_weight > 0 and self.name == "spiral" and self.iterations > 0
 
     @property
     def trains_teacher(self) -> bool:

@@ -48,7 +48,9 @@ class TrainingData:
     source: str
     answer_only: int
 
-    def rows(self, model: SpiralThinkerModel, *, implicit: bool, trains_teacher: bool = False) -> list[Row]:
+    def rows(
+        self, model: SpiralThinkerModel, *, implicit: bool, trains_teacher: bool = False, spelled: bool = False
+    ) -> list[Row]:
         """What a stage trains on.
 
         Raises:
@@ -56,7 +58,7 @@ class TrainingData:
         """
         annotation = model.settings.annotation
         rows = [
-            implicit_row(annotation, example, model.markers, trains_teacher=trains_teacher)
+            implicit_row(annotation, example, model.markers, trains_teacher=trains_teacher, spelled=spelled)
             if implicit
             else explicit_row(example, model.markers)
             for example in self.examples

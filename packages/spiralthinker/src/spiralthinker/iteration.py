@@ -43,7 +43,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-# B rows, T columns of the whole, S columns of a reading, N latents, C kept columns, L layers, D hidden size, A adapter
+# B rows, T columns of the whole, S columns of a reading, N latents, C kept columns, L layers, D hidden size, A adapter,
+# R latent steps (rounds of a batch)
 
 Schedule = Literal["sequential", "simultaneous", "autoregressive"]
 SCHEDULES: tuple[Schedule, ...] = ("sequential", "simultaneous", "autoregressive")
@@ -111,6 +112,8 @@ class Iterated:
     """All of a batch after its iterations.
 
     readings: the last layer's states (B, T, D) of the readings that the cross-entropy is on; one, unless every reading
+    written_KRBND: the last layer's states that g reads, to write the latents of iteration 1..K, of each latent step
+        (R of them); None without iterations
     eol_KLBCD: every layer's states at the C `<eol>` columns, readings 0..K (K + 1 of them)
     prefix: the keys and values before the first `<bol>`, None without latent steps
     """
@@ -118,6 +121,7 @@ class Iterated:
     readings: tuple[Tensor, ...]
     eol_KLBCD: Tensor | None
     prefix: Past | None
+    written_KRBND: Tensor | None = None
 
 
 def iterate(
@@ -150,6 +154,7 @@ def iterate(
         together = [list(blocks)]
     done: list[Tensor] = []  # last states of the columns that are final
     eols: list[Tensor] = []  # (K + 1, L, B, C, D) of each group
+    written: list[Tensor] = []  # (K, C, B, N, D) of each group
     readings: list[Tensor] = []
     prefix = past = None
     begin = 0
@@ -169,23 +174,31 @@ def iterate(
         bol_state = whole.states_BSD[:, first - begin - 1 : first - begin]
         reading = whole._replace(states_BSD=whole.states_BSD[:, first - begin :])
         kept = [reading.kept_LBCD]
+        sources: list[Tensor] = []  # (C, B, N, D) of each iteration
         for _ in range(iterations):
             if every_reading:
                 readings.append(torch.cat([*done, reading.states_BSD], dim=1))
             states = torch.cat([bol_state, reading.states_BSD], dim=1)  # so that a shift has a state to its left
-            states = states if through_iterations else states.detach()
+            sources.append(torch.stack([states[:, s.start + 1 - shift : s.stop + 1 - shift] for s in spots]))
             span = embeds_BTD[:, first:end].clone()
-            for spot in spots:
-                span[:, spot] = refine(states[:, spot.start + 1 - shift : spot.stop + 1 - shift]).to(span.dtype)
+            for spot, source in zip(spots, sources[-1] if through_iterations else sources[-1].detach(), strict=True):
+                span[:, spot] = refine(source).to(span.dtype)
             reading = read(span, before, keep=eol_columns)
             kept.append(reading.kept_LBCD)
         done.append(reading.states_BSD)
         eols.append(torch.stack(kept))
+        if iterations:
+            written.append(torch.stack(sources))
         past, begin = reading.past, end
     if begin < embeds_BTD.shape[1]:
         done.append(read(embeds_BTD[:, begin:], past, final=True).states_BSD)
     readings.append(torch.cat(done, dim=1))
-    return Iterated(tuple(readings), torch.cat(eols, dim=3) if eols else None, prefix)
+    return Iterated(
+        tuple(readings),
+        torch.cat(eols, dim=3) if eols else None,
+        prefix,
+        torch.cat(written, dim=1) if written else None,
+    )
 
 
 def _one_at_a_time(

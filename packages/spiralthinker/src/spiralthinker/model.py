@@ -379,12 +379,15 @@ class SpiralThinkerModel(nn.Module):
             chunks: how many; default as many as `CHUNK_TOKENS` wants. Under ZeRO-3, where the head is gathered for each
                 of them, all ranks must have the same number.
         """
-        head = self.head()
         real_BT = batch["mask"].bool()
         labels, states = batch["labels"][real_BT], states_BTD[real_BT]
         rows = real_BT.nonzero()[:, 0]
         wanted = (labels[1:] != IGNORED) & (rows[1:] == rows[:-1])
-        states_ND, targets_N = states[:-1][wanted], labels[1:][wanted]
+        return self.nll_of(states[:-1][wanted], labels[1:][wanted], chunks=chunks)
+
+    def nll_of(self, states_ND: Tensor, targets_N: Tensor, *, chunks: int | None = None) -> Tensor:
+        """The negative log-likelihood, in nats, of `targets_N` together, each by its state. chunks: see `nll`."""
+        head = self.head()
 
         def nll(states_CD: Tensor, targets_C: Tensor) -> Tensor:
             return -log_softmax(head(states_CD)).gather(-1, targets_C[:, None]).sum()

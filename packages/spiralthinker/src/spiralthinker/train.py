@@ -247,7 +247,10 @@ class Run:
         return self.first_model() if before is None else self.model_of(before.path / "model", settings)
 
     def rows(self, model: SpiralThinkerModel, data: TrainingData, stage: Stage) -> list[Row]:
-        return data.rows(model, implicit=stage == "implicit", trains_teacher=self.settings.method.trains_teacher)
+        method = self.settings.method
+        return data.rows(
+            model, implicit=stage == "implicit", trains_teacher=method.trains_teacher, spelled=method.spells
+        )
 
     def stage(self, part: Part, before: Part | None) -> StageResult:
         """Trains a stage, writes its model and evaluates it; what an earlier call for the run did is not done again.

@@ -4,6 +4,10 @@
     stage 2 (implicit)   cross-entropy on the implicit versions + lambda * sum_k v_k align^(k)
     CODI                 the same, + cross-entropy on the explicit versions, which are then read with gradient
 
+With `spell_weight`, stage 2 has a term more, which is not in the paper: what is written to the latents spells the step.
+
+    spell = - (1/K) sum_k log p( step's token n | h^(L,k-1) that e^(k) of latent n is made of ),  p by the output head
+
 Each term is divided by its own units in the whole batch of an optimiser step (see the base's `SupervisedTrainer`), and
 sigma, the deviation of the teacher's states, is taken over the whole batch: the loss does not depend on how that is
 spread over ranks and forward passes. With one forward pass a step, the live teacher goes on from the keys and values
@@ -65,6 +69,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         self.stage = stage
         self.iterations = spiral.settings.iterations
         self.aligns = stage == "implicit" and method.aligns
+        self.spells = stage == "implicit" and method.spells
         self.trains_teacher = stage == "implicit" and method.trains_teacher
         self._teacher = teacher
         spiral.parts.adapter.requires_grad_(stage == "implicit" and spiral.uses_adapter)
@@ -87,6 +92,8 @@ class SpiralThinkerTrainer(SupervisedTrainer):
             units["explicit_tokens"] = int((batch["explicit_labels"] != IGNORED).sum())
         if self.aligns:
             units["latent_steps"] = int(batch["has_block"].sum())
+        if self.spells:
+            units["step_tokens"] = int((batch["step_ids"] != IGNORED).sum())
         return units
 
     def get_batch_samples(  # type: ignore[override]  # as the base's
@@ -155,6 +162,11 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         self.note("cross_entropy", nll.detach() * counts, units["target_tokens"] * counts)
         self.note("token_passes", float(passes))
         sums = {"target_tokens": nll}
+        if self.spells:
+            assert iterated.written_KRBND is not None
+            spelled = self._spell(iterated.written_KRBND, batch["step_ids"])
+            self.note("latent_cross_entropy", spelled.detach() * counts, units["step_tokens"] * counts)
+            sums["step_tokens"] = self.method.spell_weight * spelled
         if not (self.aligns or self.trains_teacher):
             return sums
         assert iterated.eol_KLBCD is not None and iterated.prefix is not None
@@ -169,6 +181,15 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         aligned = alignment(student_KLUD, teacher_LUD, sigma_L, weights_K, distance=self.method.distance).sum()
         self.note("alignment", aligned.detach() * counts, units["latent_steps"] * counts)
         return {**sums, "latent_steps": self.method.align_weight * aligned}
+
+    def _spell(self, written_KRBND: Tensor, step_ids_BRN: Tensor) -> Tensor:
+        """The negative log-likelihood of the steps' tokens by what is written to the latents; mean over iterations."""
+        wanted_BRN = step_ids_BRN != IGNORED
+        states_KUD = written_KRBND.transpose(1, 2)[:, wanted_BRN]
+        targets_KU = step_ids_BRN[wanted_BRN].expand(len(states_KUD), -1)
+        chunks = ranks.largest(needed_chunks(targets_KU.numel()))
+        nll = self.spiral.nll_of(states_KUD.flatten(0, 1), targets_KU.flatten(), chunks=chunks)
+        return nll / self.iterations
 
     def _teach(self, batch: Batch, iterated: Iterated, targets: int) -> tuple[Tensor, Tensor]:
         """(h_eot, (L, U, D); the negative log-likelihood of the explicit versions' target tokens)."""
@@ -203,8 +224,8 @@ class SpiralThinkerTrainer(SupervisedTrainer):
     def figures(self) -> dict[str, Literal["mean", "sum"]]:
         """The terms, each by its unit, and `token_passes`: real tokens in one reading, teacher included."""
         taught = ["explicit_cross_entropy"] if self.trains_teacher else []
-        terms = ["cross_entropy", *taught, *(["alignment"] if self.aligns else [])]
-        return {**dict.fromkeys(terms, "mean"), "token_passes": "sum"}
+        terms = [*(["alignment"] if self.aligns else []), *(["latent_cross_entropy"] if self.spells else [])]
+        return {**dict.fromkeys(["cross_entropy", *taught, *terms], "mean"), "token_passes": "sum"}
 
     @property
     def _latents(self) -> int:
