@@ -22,7 +22,7 @@ COLUMNS = {
     "first_gradient": "first gradient",
     "weight_change": "weight change",
 }
-NUMBER = re.compile(r"(\w+)[= ]([\d.]+(?:e[+-]?\d+)?)\b")
+NUMBER = re.compile(r"(\w+)[= ](nan|[\d.]+(?:e[+-]?\d+)?)\b")
 RANKS = re.compile(r"(?:, )?((?:\d ranks|accumulation|activation|wrong|one process).*)")
 
 

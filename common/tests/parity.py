@@ -161,7 +161,8 @@ def difference(folder: Path, reference: Path, start: dict[str, torch.Tensor]) ->
     return Difference(
         loss_max=(losses[0] - losses[1]).abs().max().item(),
         loss_drift=(losses[0] - losses[1]).mean().abs().item(),
-        grad_norm_relative=((norms[0] - norms[1]).abs() / norms[1]).max().item(),
+        # A step that nothing is trained on has the norm 0 in both.
+        grad_norm_relative=((norms[0] - norms[1]).abs() / norms[1].clamp(min=1e-12)).max().item(),
         weight_change_relative=((changes[0] - changes[1]).norm() / changes[1].norm()).item(),
     )
 
