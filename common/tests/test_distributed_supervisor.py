@@ -63,7 +63,7 @@ def run_job(tmp_path, monkeypatch, capfd):
     return run
 
 
-def eventually(condition, seconds=20):
+def eventually(condition, seconds=40):  # less than a hang takes
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

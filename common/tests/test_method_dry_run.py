@@ -20,8 +20,8 @@ PLANS = {
         [256],
     ),
     "spiralthinker": (
-        ["explicit stage: 300 steps of 64 examples", "implicit stage: 600 steps of 64 examples", "token passes:"],
-        [64, 64],
+        ["explicit stage: 300 steps of 16 examples", "implicit stage: 1200 steps of 16 examples", "token passes:"],
+        [16, 16],
     ),
     "tinythinker": (
         ["phase 1: 452 steps of 32 rows", "tokens: 195 the longest row", "phase 2: 2 iterations"],
