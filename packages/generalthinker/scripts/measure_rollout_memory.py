@@ -95,6 +95,7 @@ def train_and_measure(case: Case, result: Path) -> None:
     from thinker_common.benchmarks import chains
     from thinker_common.distributed.deepspeed_config import RunValues, deepspeed_config
     from thinker_common.distributed.engine import check_engine
+    from thinker_common.distributed.launch import launched_ranks
     from thinker_common.distributed.launch_settings import LaunchSettings
     from thinker_common.distributed.process_group import leave
     from thinker_common.distributed.resident import forget_peak, resident_bytes
@@ -139,9 +140,12 @@ def train_and_measure(case: Case, result: Path) -> None:
 
     trainer._generate_single_turn = sampled
     trainer.train()
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
     check_engine(
-        trainer.model_wrapped, launch, arguments.deepspeed, world_size=arguments.world_size, launched_ranks=launched
+        trainer.model_wrapped,
+        launch,
+        arguments.deepspeed,
+        world_size=arguments.world_size,
+        launched_ranks=launched_ranks(),
     )
     if arguments.process_index == 0:
         peak = resident_bytes("peak") - before

@@ -1,6 +1,5 @@
 """The options that say how many processes run a verb, and where. They mean the same for `train` and `evaluate`."""
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -144,7 +143,7 @@ def run_or_launch(
         dry_run: print the exact commands and start nothing.
         name: of a Slurm job.
     """
-    from ..distributed.launch import in_rank, plan_launch, slurm_script
+    from ..distributed.launch import in_rank, launched_ranks, plan_launch, slurm_script
 
     if settings.launcher == "slurm" and dry_run and not in_rank():
         here((settings.nodes or 1) * (settings.gpus or 1))
@@ -153,7 +152,7 @@ def run_or_launch(
         return
     plan = plan_launch(settings, module, arguments)
     if plan is None:
-        here(int(os.environ.get("WORLD_SIZE", "1")))
+        here(launched_ranks())
         return
     if dry_run:
         here(plan.world_size)

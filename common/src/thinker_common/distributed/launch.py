@@ -70,6 +70,11 @@ def in_rank() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def launched_ranks() -> int:
+    """The ranks that a launcher started, this one among them; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def plan_launch(
     settings: LaunchSettings, module: str, arguments: Sequence[str], *, gpus: Sequence[str] | None = None
 ) -> LaunchPlan | None:

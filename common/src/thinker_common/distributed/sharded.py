@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -16,6 +15,7 @@ from ..models.load import is_adapter, load_policy, resolved_dtype
 from . import ranks
 from .deepspeed_config import evaluation_config
 from .engine import check_engine, check_environment
+from .launch import launched_ranks
 from .launch_settings import LaunchSettings
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def sharded_policy(
         zero3 = HfDeepSpeedConfig(config)  # while it lives, transformers divides weights as it loads them
         try:
             model: Any = load_policy(name_or_path, revision=revision, dtype=dtype)
-            blocks = {type(module) for module in model.modules() if type(module).__name__ in _blocks(model)}
+            layers = model._no_split_modules or ()  # names of their classes
+            blocks = {type(module) for module in model.modules() if type(module).__name__ in layers}
             if blocks:  # each gathered as one, whatever it calls inside; see `in_step`
                 deepspeed.utils.set_z3_leaf_modules(model, list(blocks))
             engine, *_ = deepspeed.initialize(model=model, config=zero3.config)
@@ -79,9 +80,7 @@ def sharded_policy(
             unset_hf_deepspeed_config()
             raise
     try:
-        check_engine(
-            engine, settings, config, world_size=ranks.world_size(), launched_ranks=int(os.environ["WORLD_SIZE"])
-        )
+        check_engine(engine, settings, config, world_size=ranks.world_size(), launched_ranks=launched_ranks())
         # Behind a pass over the whole model DeepSpeed compares the order of the modules between the ranks, to fetch
         # ahead in later ones. Ranks do different passes here: each module is gathered when it is called.
         engine.optimizer.param_coordinator.reset_step = lambda: None
@@ -90,11 +89,6 @@ def sharded_policy(
         unset_hf_deepspeed_config()
         engine.destroy()
         torch.nn.functional.linear = linear
-
-
-def _blocks(model: Any) -> set[str]:
-    """Names of the classes of the model's layers."""
-    return set(model._no_split_modules or ())
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What happens beside the steps of any run: metrics written, progress shown, the engine checked."""
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from transformers.trainer_callback import TrainerCallback, TrainerControl, Train
 
 from ..distributed import ranks
 from ..distributed.engine import check_engine
+from ..distributed.launch import launched_ranks
 from ..distributed.launch_settings import LaunchSettings
 from .run_folder import RunFolder
 
@@ -26,7 +26,7 @@ class EngineCheck(TrainerCallback):
             self._launch,
             args.deepspeed,
             world_size=ranks.world_size(),
-            launched_ranks=int(os.environ.get("WORLD_SIZE", "1")),
+            launched_ranks=launched_ranks(),
         )
 
 

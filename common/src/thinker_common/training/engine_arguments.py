@@ -1,6 +1,5 @@
 """What the settings say about engine and precision: DeepSpeed's configuration, bfloat16, the type of the weights."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from ..distributed.deepspeed_config import RunValues, deepspeed_config
 from ..distributed.join import use_cpu
-from ..distributed.launch import in_rank
+from ..distributed.launch import in_rank, launched_ranks
 from ..distributed.launch_settings import LaunchSettings
 from ..errors import SettingsError
 from ..models.load import load_config
@@ -63,11 +62,6 @@ def training_arguments(
         )
     except ValueError as error:
         raise SettingsError(f"training: {error}") from error
-
-
-def launched_ranks() -> int:
-    """The ranks that a launcher started, this one among them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def deepspeed_settings(

@@ -385,6 +385,24 @@ class SpiralThinkerModel(nn.Module):
         wanted = (labels[1:] != IGNORED) & (rows[1:] == rows[:-1])
         return self.nll_of(states[:-1][wanted], labels[1:][wanted], chunks=chunks)
 
+    def spelling_nll(self, written_KRBND: Tensor, step_ids_BRN: Tensor, *, chunks: int | None = None) -> Tensor:
+        """The negative log-likelihood, in nats, of the steps' tokens by what is written to the latents.
+
+        Not in the paper: see docs/results/spiralthinker.md.
+
+        Args:
+            written_KRBND: see `iteration.Iterated`.
+            step_ids_BRN: the token that each latent is to spell, IGNORED where there is none.
+            chunks: see `nll`.
+
+        Returns:
+            The sum over the tokens, as the mean over the K iterations.
+        """
+        wanted_BRN = step_ids_BRN != IGNORED
+        states_KUD = written_KRBND.transpose(1, 2)[:, wanted_BRN]
+        targets_KU = step_ids_BRN[wanted_BRN].expand(len(states_KUD), -1)
+        return self.nll_of(states_KUD.flatten(0, 1), targets_KU.flatten(), chunks=chunks) / len(states_KUD)
+
     def nll_of(self, states_ND: Tensor, targets_N: Tensor, *, chunks: int | None = None) -> Tensor:
         """The negative log-likelihood, in nats, of `targets_N` together, each by its state. chunks: see `nll`."""
         head = self.head()

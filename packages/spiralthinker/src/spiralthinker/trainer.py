@@ -164,7 +164,8 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         sums = {"target_tokens": nll}
         if self.spells:
             assert iterated.written_KRBND is not None
-            spelled = self._spell(iterated.written_KRBND, batch["step_ids"])
+            chunks = ranks.largest(needed_chunks(self.iterations * units["step_tokens"]))
+            spelled = self.spiral.spelling_nll(iterated.written_KRBND, batch["step_ids"], chunks=chunks)
             self.note("latent_cross_entropy", spelled.detach() * counts, units["step_tokens"] * counts)
             sums["step_tokens"] = self.method.spell_weight * spelled
         if not (self.aligns or self.trains_teacher):
@@ -181,15 +182,6 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         aligned = alignment(student_KLUD, teacher_LUD, sigma_L, weights_K, distance=self.method.distance).sum()
         self.note("alignment", aligned.detach() * counts, units["latent_steps"] * counts)
         return {**sums, "latent_steps": self.method.align_weight * aligned}
-
-    def _spell(self, written_KRBND: Tensor, step_ids_BRN: Tensor) -> Tensor:
-        """The negative log-likelihood of the steps' tokens by what is written to the latents; mean over iterations."""
-        wanted_BRN = step_ids_BRN != IGNORED
-        states_KUD = written_KRBND.transpose(1, 2)[:, wanted_BRN]
-        targets_KU = step_ids_BRN[wanted_BRN].expand(len(states_KUD), -1)
-        chunks = ranks.largest(needed_chunks(targets_KU.numel()))
-        nll = self.spiral.nll_of(states_KUD.flatten(0, 1), targets_KU.flatten(), chunks=chunks)
-        return nll / self.iterations
 
     def _teach(self, batch: Batch, iterated: Iterated, targets: int) -> tuple[Tensor, Tensor]:
         """(h_eot, (L, U, D); the negative log-likelihood of the explicit versions' target tokens)."""

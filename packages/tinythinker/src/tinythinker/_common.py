@@ -75,6 +75,7 @@ _LAZY = {
     "in_step": "distributed.in_step:in_step",
     "in_one_call": "likelihood.head:in_one_call",
     "join": "distributed.join:join",
+    "launched_ranks": "distributed.launch:launched_ranks",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_config": "models.load:load_config",
     "load_policy": "models.load:load_policy",
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from thinker_common.distributed.gathered import gathered as gathered
     from thinker_common.distributed.in_step import in_step as in_step
     from thinker_common.distributed.join import join as join
+    from thinker_common.distributed.launch import launched_ranks as launched_ranks
     from thinker_common.distributed.launch_settings import LaunchSettings as LaunchSettings
     from thinker_common.distributed.out_of_memory import naming_what_to_lower as naming_what_to_lower
     from thinker_common.distributed.process_group import process_group as process_group

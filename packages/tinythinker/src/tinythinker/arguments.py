@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ._common import SettingsError, check_arguments, check_saving, engine_arguments
+from ._common import SettingsError, check_arguments, check_saving, engine_arguments, launched_ranks
 from .config import MANAGED_ARGUMENTS, AcquisitionSettings, ReflectionSettings, Settings
 
 Phase = AcquisitionSettings | ReflectionSettings
@@ -20,7 +20,7 @@ def training_arguments(settings: Settings, phase: Phase, checkpoints: Path, *, s
     Raises:
         SettingsError: an unknown argument, a value of the wrong type, or a combination that transformers refuses.
     """
-    checked = checked_arguments(settings, phase, ranks=engine_arguments.launched_ranks())
+    checked = checked_arguments(settings, phase, ranks=launched_ranks())
     arguments = engine_arguments.training_arguments(
         TrainingArguments, settings.launch, settings.model, {**checked, "seed": seed}, output=checkpoints
     )
