@@ -16,7 +16,8 @@ def status(row: Mapping[str, Any]) -> str | None:
     if "cross_entropy" not in row:
         return None
     aligned = f", alignment {row['alignment']:.3f}" if "alignment" in row else ""
-    return f"cross-entropy {row['cross_entropy']:.3f}{aligned}"
+    spelled = f", spelling {row['latent_cross_entropy']:.3f}" if "latent_cross_entropy" in row else ""
+    return f"cross-entropy {row['cross_entropy']:.3f}{aligned}{spelled}"
 
 
 class ValidationCallback(TrainerCallback):

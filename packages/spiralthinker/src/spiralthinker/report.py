@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # title -> metrics of metrics.jsonl, and what they are measured in
 CURVES: dict[str, tuple[tuple[str, ...], str]] = {
     "Cross-entropy": (("cross_entropy",), "nats a target token"),
-    "Alignment": (("alignment",), "standard deviations of the teacher's states"),
+    "Alignment": (("alignment",), "standard deviations of h_eot"),
+    "Spelling of the steps": (("latent_cross_entropy",), "nats a token of a step"),
     "Validation accuracy": (("validation/accuracy", "validation/boxed_rate"), "share of problems"),
     "Gradient norm": (("grad_norm",), ""),
 }
