@@ -139,7 +139,7 @@ def write_run_report(
             sections.append(Texts(f"Chains, {key}, {phase}", shown))
     sections.append(Texts("Settings", [("config.yaml", to_yaml(settings))]))
     method = settings.method
-    what = f"baseline {method.baseline}" if method.baseline else f"{method.iterations} iterations of phase 2"
+    what = f"baseline {method.baseline}" if method.baseline else f"{method.iterations} x phase 2"
     write_report(
         folder.report,
         "TinyThinker",
