@@ -239,6 +239,40 @@ def test_samples_and_equal_prompts_share_the_pass_over_the_prompt(tokenizer):
     assert (first[0], first[2]) == (30, False)
 
 
+def test_of_an_encoder_decoder_model_finished_rows_leave(tokenizer):
+    """Row-tokens computed, against batches that run until their longest response has ended."""
+    model, prompts = make_t5().eval(), make_prompts(24)
+    endless = [brute_force(model, prompt, 40, {EOS})[0] for prompt in prompts]
+    in_how_many = Counter(token for tokens in endless for token in set(tokens))
+    end = min(in_how_many, key=lambda token: (abs(in_how_many[token] - 18), token))
+    model.generation_config.eos_token_id = [EOS, end]
+    lengths = [tokens.index(end) + 1 if end in tokens else len(tokens) for tokens in endless]
+    assert max(lengths) == 40 and sum(length < 20 for length in lengths) >= 12, "ragged"
+    rows = []
+    model.decoder.register_forward_hook(lambda module, given, output: rows.append(len(output.last_hidden_state)))
+    Generator(model, tokenizer, max_new_tokens=40).generate(prompts)
+    assert sum(lengths) <= sum(rows) < 0.8 * 40 * len(prompts)
+
+
+def test_equal_prompts_share_what_a_decoder_makes_of_them(tokenizer):
+    model, prompts = make_t5().eval(), make_prompts(5)
+    encoded, keys = [], []
+    model.encoder.register_forward_hook(lambda module, given, output: encoded.append(len(output.last_hidden_state)))
+    attention = model.decoder.block[0].layer[1].EncDecAttention
+    attention.k.register_forward_hook(lambda module, given, output: keys.append(len(output)))
+    Generator(model, tokenizer, max_new_tokens=8, temperature=1.0).sample(prompts * 2, 3)
+    assert encoded == keys == [5]
+
+
+def test_rows_that_cannot_leave_wait_for_the_longest(tokenizer, monkeypatch):
+    model, prompts = make_t5().eval(), make_prompts(12)
+    expected = [brute_force(model, prompt, 20, {EOS}) for prompt in prompts]
+    monkeypatch.setattr("thinker_common.evaluation.generate.empty_decoder_cache", lambda begun: None)
+    for budget in (90, 10_000):
+        got = Generator(model, tokenizer, max_new_tokens=20, max_tokens_per_batch=budget).generate(prompts)
+        assert [(one.token_ids, one.truncated) for one in got] == expected, budget
+
+
 def test_generation_ends_at_every_end_token_of_model_folder_and_tokenizer(tokenizer):
     model, prompts = make_llama(eos=[OTHER_EOS, 7]).eval(), make_prompts(30)
     model.generation_config.eos_token_id = [OTHER_EOS, 7]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..distributed.out_of_memory import naming_what_to_lower
@@ -26,6 +26,7 @@ from ..errors import SettingsError, UserError
 from ..likelihood.batching import token_budget_batches
 from ..likelihood.encoder_decoder import EncodedPrompts, encode_prompts
 from ..likelihood.logprobs import evaluation_mode
+from .decoding import Decoding, EnoughEnded, empty_decoder_cache
 from .in_flight import InFlight, RoomyCache, can_change_rows
 from .sampling import sampling_processors, stream_seed
 
@@ -86,7 +87,8 @@ class Generator:
 
     Rows are batched by length so that rows times the longest (prompt and `max_new_tokens`) stay within
     `max_tokens_per_batch`; a row that exceeds it alone is a batch of its own. With causal models whose layers are all
-    attention, a finished row makes room for the next prompt at once; with others a batch ends with its longest row.
+    attention, a finished row makes room for the next prompt at once. An encoder-decoder model reads equal prompts once,
+    and finished rows leave its batch. With others a batch ends with its longest row.
 
     Responses do not depend on the batching beyond the rounding of the logits, the greedy ones and the sampled ones
     alike: sampled tokens follow from `seed`, the key of the prompt and the number of the sample (see `sampling`). That
@@ -232,33 +234,68 @@ class Generator:
             f"max_tokens_per_batch (now {self.max_tokens_per_batch}) for fewer responses at once, or max_new_tokens "
             f"(now {self.max_new_tokens}) for shorter ones",
         ):
-            yield from self._with_refill(rows) if rows and self._rows_can_change() else self._in_batches(rows)
+            if self._encoder_decoder:
+                yield from self._decoded(rows)
+            else:
+                yield from self._with_refill(rows) if rows and self._rows_can_change() else self._in_batches(rows)
 
     def _rows_can_change(self) -> bool:
-        if self._encoder_decoder:
-            return False
         one_BT = torch.full((1, 1), self.pad_id)
         return can_change_rows(self._call(one_BT, torch.ones_like(one_BT), new_tokens=1).get("past_key_values"))
 
-    def _in_batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-        """Each batch until its longest response has ended."""
-        side: Literal["left", "right"] = "right" if self._encoder_decoder else "left"
+    def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Rows that fit into one call, with the longest response that they may have."""
         lengths = [len(row.prompt) + self.max_new_tokens for row in rows]
         for batch in token_budget_batches(lengths, self.max_tokens_per_batch):
-            together = [rows[index] for index in batch]
-            # What an encoder reads is read once for all rows with that prompt; their decoders go on from it.
-            distinct = list(dict.fromkeys(row.prompt for row in together))
-            prompts = distinct if self._encoder_decoder else [row.prompt for row in together]
-            ids_BT, mask_BT = self._padded(prompts, side)
-            encoded = None
-            if self._encoder_decoder:
-                position = {prompt: index for index, prompt in enumerate(distinct)}
-                prompts_B = torch.tensor([position[row.prompt] for row in together], device=ids_BT.device)
-                with torch.no_grad():
-                    encoded = encode_prompts(self.model, ids_BT, mask_BT).select(prompts_B)
-            output = self._call(ids_BT, mask_BT, new_tokens=self.max_new_tokens, rows=together, encoded=encoded)
-            self._take(together, output.sequences[:, 1 if self._encoder_decoder else ids_BT.shape[1] :])
+            yield [rows[index] for index in batch]
+
+    def _in_batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Each batch until its longest response has ended."""
+        for together in self._batches(rows):
+            ids_BT, mask_BT = self._padded([row.prompt for row in together], "left")
+            output = self._call(ids_BT, mask_BT, new_tokens=self.max_new_tokens, rows=together)
+            self._take(together, output.sequences[:, ids_BT.shape[1] :])
             yield together
+
+    def _decoded(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+        """Of encoder-decoder models: each batch in calls that end when enough rows have, which then leave it."""
+        for together in self._batches(rows):
+            running, decoding = together, self._encoded(together)
+            while running:
+                self._decode(decoding, running)
+                finished = [row for row in running if row.ended or len(row.response) == self.max_new_tokens]
+                if finished:
+                    yield finished
+                stay = [position for position, row in enumerate(running) if row not in finished]
+                if len(stay) < len(running):
+                    running = [running[position] for position in stay]
+                    if running:
+                        decoding.select(stay)
+
+    def _encoded(self, rows: Sequence[_Row]) -> Decoding:
+        """Rows before their first token. Those with the same prompt share its encoding, and what every layer of the
+        decoder makes of it."""
+        distinct = list(dict.fromkeys(row.prompt for row in rows))
+        ids_PS, mask_PS = self._padded(distinct, "right")
+        with torch.no_grad():
+            encoded = encode_prompts(self.model, ids_PS, mask_PS)
+        begun = self._call(ids_PS, mask_PS, new_tokens=1, encoded=encoded)
+        decoding = Decoding(begun.sequences[:, :1], encoded, empty_decoder_cache(begun.get("past_key_values")))
+        position = {prompt: index for index, prompt in enumerate(distinct)}
+        decoding.select([position[row.prompt] for row in rows])
+        return decoding
+
+    def _decode(self, decoding: Decoding, rows: Sequence[_Row]) -> None:
+        """One call, until enough of the rows have ended; where rows cannot leave, until all have."""
+        width = decoding.ids_BT.shape[1]
+        left = self.max_new_tokens - len(rows[0].response)  # all began together
+        stopping = None if decoding.cache is None else StoppingCriteriaList([EnoughEnded(self.eos_ids, width)])
+        output = self._call(
+            decoding.ids_BT, decoding.encoded.mask_PS, new_tokens=left, rows=rows,
+            cache=decoding.cache, encoded=decoding.encoded, stopping=stopping,
+        )  # fmt: skip
+        self._take(rows, output.sequences[:, width:])
+        decoding.ids_BT = output.sequences
 
     def _with_refill(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Segments of all rows in flight; between two of them finished rows go and waiting ones come."""
@@ -317,12 +354,14 @@ class Generator:
         *,
         new_tokens: int,
         rows: Sequence[_Row] = (),
-        cache: DynamicCache | None = None,
+        cache: DynamicCache | EncoderDecoderCache | None = None,
         encoded: EncodedPrompts | None = None,
+        stopping: StoppingCriteriaList | None = None,
     ) -> Any:
         """One call of `generate`, for up to `new_tokens` tokens; the tokens are of use where `rows` are given.
 
-        encoded: a row for each of `rows`, in the place of the ids and their mask
+        encoded: of encoder-decoder models; the ids are then the decoder's where `rows` are given, and of no use
+            otherwise
         """
         config = copy.copy(self._config)
         config.max_new_tokens = new_tokens
@@ -336,10 +375,15 @@ class Generator:
         }
         if encoded is not None:
             del inputs["input_ids"]
+            if rows:
+                # Without its mask `generate` would take the ids for new ones, and read what the cache has once more.
+                inputs |= {"decoder_input_ids": ids_BT, "decoder_attention_mask": torch.ones_like(ids_BT)}
             inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=encoded.states_PSD)
             inputs["attention_mask"] = encoded.mask_PS
         if cache is not None:
             inputs["past_key_values"] = cache
+        if stopping is not None:
+            inputs["stopping_criteria"] = stopping
         if rows and self.temperature > 0:
             streams, positions = [row.stream for row in rows], [len(row.response) for row in rows]
             inputs["logits_processor"] = sampling_processors(
