@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, StoppingCriteria
 
 from ..likelihood.encoder_decoder import EncodedPrompts
-from .in_flight import RoomyCache, can_change_rows
+from .in_flight import RoomyCache, attention_layers, can_change_rows, keys_and_values
 
 LEAVING = 0.25  # share of the rows: each time all others' keys and values are copied
 
@@ -56,8 +56,8 @@ class Decoding:
 
 
 def _select(cache: DynamicCache, rows_B: Tensor, columns: slice) -> None:
-    for layer in cache.layers:
-        layer.keys, layer.values = (part[rows_B.to(part.device), :, columns] for part in (layer.keys, layer.values))
+    for layer in attention_layers(cache):
+        layer.keys, layer.values = (part[rows_B.to(part.device), :, columns] for part in keys_and_values(layer))
 
 
 class EnoughEnded(StoppingCriteria):

@@ -87,16 +87,16 @@ class InFlight:
         first = int(self.mask_BT.any(0).int().argmax())
         self.mask_BT = self.mask_BT[:, first:]
         self.ids_BT = self.ids_BT[rows_B, first:]
-        for layer in _layers(self.cache):
-            layer.keys, layer.values = (part[rows_B.to(part.device), :, first:] for part in _keys_and_values(layer))
+        for layer in attention_layers(self.cache):
+            layer.keys, layer.values = (part[rows_B.to(part.device), :, first:] for part in keys_and_values(layer))
 
     def join(self, other: InFlight) -> None:
         """Puts the rows of `other` below its own."""
         width = max(self.ids_BT.shape[1], other.ids_BT.shape[1])
         self.ids_BT = _stacked(self.ids_BT, other.ids_BT, width, dim=1)
         self.mask_BT = _stacked(self.mask_BT, other.mask_BT, width, dim=1)
-        for own, new in zip(_layers(self.cache), _layers(other.cache), strict=True):
-            pairs = zip(_keys_and_values(own), _keys_and_values(new), strict=True)
+        for own, new in zip(attention_layers(self.cache), attention_layers(other.cache), strict=True):
+            pairs = zip(keys_and_values(own), keys_and_values(new), strict=True)
             own.keys, own.values = (_stacked(upper, lower, width - 1, dim=2) for upper, lower in pairs)
 
 
@@ -106,12 +106,13 @@ def _stacked(upper: Tensor, lower: Tensor, width: int, dim: int) -> Tensor:
     return torch.cat([pad(part, (*after, width - part.shape[dim], 0)) for part in (upper, lower)])
 
 
-def _layers(cache: DynamicCache) -> list[DynamicLayer]:
+def attention_layers(cache: DynamicCache) -> list[DynamicLayer]:
+    """The layers of a cache for which `can_change_rows` holds."""
     layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
-    assert len(layers) == len(cache.layers), "made without a configuration, it has no other layers"
+    assert len(layers) == len(cache.layers), "it has no other layers"
     return layers
 
 
-def _keys_and_values(layer: DynamicLayer) -> tuple[Tensor, Tensor]:
+def keys_and_values(layer: DynamicLayer) -> tuple[Tensor, Tensor]:
     assert layer.keys is not None and layer.values is not None
     return layer.keys, layer.values
