@@ -27,6 +27,7 @@ from transformers import (
 
 from thinker_common.errors import SettingsError, UserError
 from thinker_common.evaluation.generate import Backend, Generator
+from thinker_common.evaluation.in_flight import CACHE
 
 VOCABULARY = 40
 PAD, EOS, OTHER_EOS = 0, 1, 2
@@ -184,7 +185,7 @@ def spied(model):
     calls, own = [], model.generate
 
     def generate(**inputs):
-        cache = inputs.get("past_key_values")
+        cache = inputs.get(CACHE)
         begin = cache is None or cache.get_seq_length() == 0
         calls.append((*inputs["input_ids"].shape, begin))
         return own(**inputs)

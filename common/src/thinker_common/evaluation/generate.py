@@ -27,7 +27,7 @@ from ..likelihood.batching import token_budget_batches
 from ..likelihood.encoder_decoder import EncodedPrompts, encode_prompts
 from ..likelihood.logprobs import evaluation_mode
 from .decoding import Decoding, EnoughEnded, empty_decoder_cache
-from .in_flight import InFlight, RoomyCache, can_change_rows
+from .in_flight import CACHE, InFlight, RoomyCache, can_change_rows
 from .sampling import sampling_processors, stream_seed
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ class Generator:
 
     def _rows_can_change(self) -> bool:
         one_BT = torch.full((1, 1), self.pad_id)
-        return can_change_rows(self._call(one_BT, torch.ones_like(one_BT), new_tokens=1).get("past_key_values"))
+        return can_change_rows(self._call(one_BT, torch.ones_like(one_BT), new_tokens=1).get(CACHE))
 
     def _batches(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Rows that fit into one call, with the longest response that they may have."""
@@ -280,7 +280,7 @@ class Generator:
         with torch.no_grad():
             encoded = encode_prompts(self.model, ids_PS, mask_PS)
         begun = self._call(ids_PS, mask_PS, new_tokens=1, encoded=encoded)
-        decoding = Decoding(begun.sequences[:, :1], encoded, empty_decoder_cache(begun.get("past_key_values")))
+        decoding = Decoding(begun.sequences[:, :1], encoded, empty_decoder_cache(begun.get(CACHE)))
         position = {prompt: index for index, prompt in enumerate(distinct)}
         decoding.select([position[row.prompt] for row in rows])
         return decoding
@@ -381,7 +381,7 @@ class Generator:
             inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=encoded.states_PSD)
             inputs["attention_mask"] = encoded.mask_PS
         if cache is not None:
-            inputs["past_key_values"] = cache
+            inputs[CACHE] = cache
         if stopping is not None:
             inputs["stopping_criteria"] = stopping
         if rows and self.temperature > 0:

@@ -10,7 +10,7 @@ each layer is (B, H, T - 1, D): the last token has not been through the model ye
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -18,8 +18,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 ROOM = 32  # columns
+
+# What models and `generate` call their keys and values, as an argument and in what they return. The old name is
+# `past_key_values`; transformers 5.24 renamed it, takes the old one with a warning, and shows it in no signature.
+CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 
 def can_change_rows(cache: object) -> bool:

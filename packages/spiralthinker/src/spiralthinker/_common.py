@@ -26,6 +26,7 @@ from thinker_common.training.run_folder import releasing_folders as releasing_fo
 # Exported name -> module of the base, and the name in it; without one, the module itself.
 _LAZY = {
     "BestWeights": "training.best:BestWeights",
+    "CACHE": "evaluation.in_flight:CACHE",
     "CHUNK_TOKENS": "likelihood.logprobs:CHUNK_TOKENS",
     "COLUMNS": "evaluation.table:COLUMNS",
     "Curves": "evaluation.report:Curves",
@@ -113,6 +114,7 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.generate import check_decoding as check_decoding
     from thinker_common.evaluation.generate import check_samples as check_samples
     from thinker_common.evaluation.generate import generation as generation
+    from thinker_common.evaluation.in_flight import CACHE as CACHE
     from thinker_common.evaluation.progress import progress_bar as progress_bar
     from thinker_common.evaluation.report import Curves as Curves
     from thinker_common.evaluation.report import Table as Table

@@ -1,6 +1,6 @@
 """A causal language model with what SpiralThinker adds: markers, latent adapter, readings that reuse a prefix.
 
-Any causal model of transformers will do whose decoder takes `inputs_embeds`, `past_key_values` and `position_ids` and
+Any causal model of transformers will do whose decoder takes `inputs_embeds`, a cache and `position_ids` and
 attends to all that is before (tested: Llama, Qwen2, GPT-2). The additions are a submodule `latent_parts` of the model
 itself, so that trainers, DeepSpeed and PEFT treat them like the rest of it:
 
@@ -41,6 +41,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.utils import cached_file
 
 from ._common import (
+    CACHE,
     CHUNK_TOKENS,
     SettingsError,
     UserError,
@@ -517,9 +518,9 @@ class Reader:
             inputs_embeds=embeds_BSD,
             attention_mask=self._mask_BT[:, :end],
             position_ids=self._positions_BT[:, begin:end],
-            past_key_values=_filled(past) if cached else None,
             use_cache=cached,
             output_hidden_states=bool(keep),
+            **{CACHE: _filled(past) if cached else None},
         )
         states_BSD = output.last_hidden_state
         kept_LBCD = (
@@ -527,7 +528,7 @@ class Reader:
             if keep
             else states_BSD.new_zeros(0)
         )
-        layers = output.past_key_values.layers if cached else []
+        layers = output[CACHE].layers if cached else []
         return (states_BSD, kept_LBCD, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
 
 
@@ -552,7 +553,7 @@ def check_readable(base: PreTrainedModel | PeftModel) -> None:
     if base.config.is_encoder_decoder:
         raise UserError(f"{name}: an encoder-decoder model; latent steps need a causal language model")
     taken = inspect.signature(base.get_decoder().forward).parameters
-    missing = [needed for needed in ("inputs_embeds", "past_key_values", "position_ids") if needed not in taken]
+    missing = [needed for needed in ("inputs_embeds", CACHE, "position_ids") if needed not in taken]
     if missing:
         raise UserError(f"{name}: its decoder takes no {', '.join(missing)}, which latent steps need")
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=config).layers):
