@@ -21,6 +21,7 @@ def progress_bar(label: str) -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[status]}"),
         console=console,
         disable=not console.is_terminal,
+        speed_estimate_period=3600,  # a step of a large model takes longer than rich's 30 s, and two are needed
     )
     task = bar.add_task(label, total=None, status="")
 
