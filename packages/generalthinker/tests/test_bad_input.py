@@ -59,6 +59,8 @@ def inspect(*arguments, model="embedded"):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with all that is wrong: data, recipes, models."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
     folder = tmp_path_factory.mktemp("bad")
     for name, content in FILES.items():
         path = folder / name
@@ -80,6 +82,10 @@ def folder(tmp_path_factory):
                 (folder / name / file).unlink()
             else:
                 (folder / name / file).write_bytes(content)
+    shape = T5Config(vocab_size=983, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    T5ForConditionalGeneration(shape).save_pretrained(folder / "t5")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(embedded_path() / file, folder / "t5")
     return folder
 
 
@@ -220,6 +226,7 @@ INPUT = {
     "broken config": (train("model.name_or_path=broken_config"), re.compile("broken_config: cannot be loaded: .*broken_config/config.json' is not a valid JSON file")),
     "no tokenizer": (train("model.name_or_path=no_tokenizer"), re.compile(r"no_tokenizer: no tokenizer in this folder \(none of tokenizer\.json, .+\); save it there with tokenizer\.save_pretrained\(folder\)")),
     "a file for a model": (train("model.name_or_path=file"), "file: this is a file; give the folder that holds config.json and the weights"),
+    "encoder-decoder model": (train("model.name_or_path=t5"), "t5: an encoder-decoder model; GeneralThinker needs a causal language model"),
     "hub id offline": (train("model.name_or_path=owner/nosuch"), OFFLINE),
     "unknown embedded version": (train("model.name_or_path=embedded@9"), "unknown model 'embedded@9': the embedded models are embedded@1"),
     "revision of the embedded model": (train("model.revision=main"), "revision = 'main': embedded@1 has none; its versions are named embedded@N"),
@@ -232,6 +239,8 @@ INPUT = {
     "output is a file": (train("--output", "file"), "output file is or lies below a file: choose another --output"),
     "output below a file": (train("--output", "file/run"), "output file/run is or lies below a file: choose another --output"),
     # the other verbs
+    "inspect, encoder-decoder model": (inspect(model="t5"), "t5: an encoder-decoder model; GeneralThinker needs a causal language model"),
+    "inspect, encoder-decoder reference": (inspect("--reference", "t5"), "t5: an encoder-decoder model; GeneralThinker needs a causal language model"),
     "evaluate, unknown split": (evaluate("--benchmark", "chains", "--split", "dev"), "chains has no split 'dev'; it has train, valid, test"),
     "evaluate, broken JSON": (evaluate("--file", "broken.jsonl"), "broken.jsonl, line 2, column 31: broken JSON (Expecting ',' delimiter)"),
     "evaluate, hub id offline": (evaluate("--benchmark", "chains", model="owner/nosuch"), OFFLINE),

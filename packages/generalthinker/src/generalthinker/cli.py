@@ -127,10 +127,11 @@ def inspect_command(
     import torch
     from rich.console import Console
 
-    from ._common import Problem, load_benchmark, load_policy, load_tokenizer
+    from ._common import Problem, load_benchmark, load_tokenizer
     from .inspect.group import credit_group, sample_group
     from .inspect.page import write_group_page
     from .inspect.terminal import show_group
+    from .prepare import causal_policy
 
     if question is not None and answer is not None:
         problem = Problem(id="command line", question=question, answer=answer, kind="math")
@@ -140,8 +141,8 @@ def inspect_command(
             raise UserError(f"--index {index}: {benchmark} has {len(problems)} problems, numbered from 0")
         problem = problems[index]
     device: Any = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    policy = load_policy(model).to(device)
-    base = policy if reference is None else load_policy(reference).to(device)
+    policy = causal_policy(model).to(device)
+    base = policy if reference is None else causal_policy(reference).to(device)
     tokenizer = load_tokenizer(model)
     responses = sample_group(
         policy,

@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
-from ._common import LoadedBenchmark, add_lora, load_policy, load_tokenizer, weights_dtype
+from ._common import LoadedBenchmark, UserError, add_lora, load_policy, load_tokenizer, weights_dtype
 from .config import Settings
 from .data import check_evaluation_room, check_room, hold_out, load_problems, training_rows
 from .evaluations import load_evaluations
@@ -69,10 +69,18 @@ def prepare(settings: Settings, arguments: GRPOConfig, *, seed: int, ranks: int)
 
 def fresh_policy(settings: Settings, seed: int) -> Any:
     """The policy before training, with its adapter if it gets one."""
-    policy = load_policy(
+    policy = causal_policy(
         settings.model.name_or_path, revision=settings.model.revision, dtype=weights_dtype(settings.model)
     )
     if settings.model.lora is None:
         return policy
     torch.manual_seed(seed)  # the adapter begins with random weights
     return add_lora(policy, settings.model.lora)
+
+
+def causal_policy(name_or_path: str, **how: Any) -> Any:
+    """`load_policy`, and a UserError for an encoder-decoder model."""
+    policy = load_policy(name_or_path, **how)
+    if policy.config.is_encoder_decoder:
+        raise UserError(f"{name_or_path}: an encoder-decoder model; GeneralThinker needs a causal language model")
+    return policy
