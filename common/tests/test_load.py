@@ -232,6 +232,10 @@ def test_ids_and_paths_that_lead_nowhere(load, folder, monkeypatch):
         load("a/b/c")
     with pytest.raises(UserError, match=r"config.json: this is a file; give the folder"):
         load(folder / "config.json")
+    run = folder.parent / "run"
+    shutil.copytree(folder, run / "model")
+    with pytest.raises(UserError, match=r"the folder of a run; its model is .*model$"):
+        load(run)
     with pytest.raises(UserError, match=r"owner/none: cannot be loaded: .*hf download owner/none --local-dir FOLDER"):
         load("owner/none")
     with pytest.raises(SettingsError, match=r"revision = 'main': the folder .* has no revisions"):

@@ -152,7 +152,7 @@ def test_text_that_looks_like_something_else_reads_back_as_text(text):
         ("model.lora.rank_=8", "command line: unknown setting 'model.lora.rank_'; model.lora has r, alpha, dropout, target_modules"),
         ("strength=0.3", "command line: unknown setting 'strength'; did you mean 'method.strength'?"),
         ("generation.strength=0.3", "command line: unknown setting 'generation.strength'; did you mean 'method.strength'?"),
-        ("zzz=1", "command line: unknown setting 'zzz'; the sections are model, data, method, training, generation, evaluation"),
+        ("zzz=1", "command line: unknown setting 'zzz'; a setting is named SECTION.KEY, and the sections are model, data, method, training, generation, evaluation"),
         ("method.credit=maybe", "command line: method.credit = 'maybe': expected one of none, controlled"),
         ("method.strength=strong", "command line: method.strength = 'strong': expected a finite number"),
         ("method.strength=.nan", "command line: method.strength = nan: expected a finite number"),

@@ -197,7 +197,7 @@ INPUT = {
     "groups that do not divide the batch": (train("training.num_generations=3"), "training: generation_batch_size (8) must be divisible by num_generations (3)."),
     "credit without a reference": (train("training.beta=0"), "method.credit = 'controlled' compares with the reference policy, which training.beta = 0 leaves out: set training.beta above 0, or method.credit_base to current"),
     "fewer problems than a rollout": (train("data.limit=1"), f"a rollout takes 2 problems and the data has 1: {ROLLOUT}"),
-    "nothing left to train on": (train("evaluation.every_steps=1", "evaluation.validation_limit=8"), "evaluation.validation_limit = 8 would hold out all 8 problems: lower it"),
+    "nothing left to train on": (train("evaluation.every_steps=1", "evaluation.validation_limit=8"), "evaluation.validation_limit = 8 would hold out all 8 problems: lower it, or set evaluation.every_steps = null to train without validation"),
     # data
     "no train_file": (train("data.train_file=nowhere.jsonl"), "nowhere.jsonl: there is no such file"),
     "train_file is a folder": (train("data.train_file=data"), "data: this is a folder; a file is needed"),

@@ -198,6 +198,8 @@ def _source(name_or_path: str | Path, revision: str | None) -> _Source:
     if path.is_dir():
         if revision is not None:
             raise SettingsError(f"revision = {revision!r}: the folder {name} has no revisions, only a hub id has")
+        if not (path / "config.json").is_file() and (path / "model" / "config.json").is_file():
+            raise UserError(f"{name}: the folder of a run; its model is {Path(name) / 'model'}")
         return _Source(str(path), is_folder=True)
     if path.exists():
         raise UserError(f"{name}: this is a file; give the folder that holds config.json and the weights")
@@ -256,6 +258,7 @@ def _loading(source: _Source) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         advice = ""
         if not source.is_folder:
+            reason = f"{reason}; there is no folder of this name either"
             advice = (
                 "; check the id and the connection, log in if the model is gated (hf auth login), or download it "
                 f"where there is a connection (hf download {source.name} --local-dir FOLDER) and give the folder"

@@ -164,7 +164,7 @@ class _Check:
         if nearest is not None:
             advice = f"; did you mean {nearest!r}?"
         elif "." not in path:
-            advice = f"; the sections are {', '.join(n for n in self.known if '.' not in n)}"
+            advice = f"; a setting is named SECTION.KEY, and the sections are {', '.join(n for n in self.known if '.' not in n)}"
         else:
             parent = path.rpartition(".")[0] + "."
             siblings = [n.removeprefix(parent) for n in self.known if n.startswith(parent)]

@@ -40,7 +40,8 @@ def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedB
     """
     if count >= len(loaded.problems):
         raise DataError(
-            f"evaluation.validation_limit = {count} would hold out all {len(loaded.problems)} problems: lower it"
+            f"evaluation.validation_limit = {count} would hold out all {len(loaded.problems)} problems: lower it, or "
+            "set evaluation.every_steps = null to train without validation"
         )
     validation = sample(loaded, count, seed)
     held = {problem.id for problem in validation.problems}

@@ -28,7 +28,8 @@ def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedB
     """
     if count >= len(loaded.problems):
         raise DataError(
-            f"evaluation.validation_limit = {count} would hold out all {len(loaded.problems)} problems: lower it"
+            f"evaluation.validation_limit = {count} would hold out all {len(loaded.problems)} problems: lower it, or "
+            "set evaluation.every_steps = null to train without validation"
         )
     validation = sample(loaded, count, seed)
     held = {problem.id for problem in validation.problems}
@@ -64,6 +65,8 @@ class TrainingData:
             for example in self.examples
         ]
         if implicit and not any(row["bols"] for row in rows):
+            if self.answer_only == len(self.examples):
+                raise DataError(f"{self.source}: no problem has steps, which the method needs (a list of texts, `steps`)")
             raise DataError(
                 f"{self.source}: no problem has a step that method.parity = {annotation.parity} makes latent"
             )

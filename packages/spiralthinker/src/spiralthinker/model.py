@@ -654,6 +654,9 @@ def _file(name_or_path: str | Path, file: str, revision: str | None) -> str:
     try:
         found = cached_file(str(name_or_path), file, revision=revision)
     except OSError as error:
+        own = Path(name_or_path) / "model"
+        if (own / file).is_file():
+            raise UserError(f"{name_or_path}: the folder of a run; its model is {own}") from error
         raise UserError(
             f"{name_or_path}: no {file}, so this is not a SpiralThinker model; "
             "`spiralthinker train model.name_or_path=...` makes one of it"

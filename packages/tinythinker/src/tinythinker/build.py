@@ -58,8 +58,8 @@ def build_from_references(questions: QuestionSet) -> Built:
     for question in questions.questions:
         if question.reference is None:
             raise DataError(
-                f"{question.id}: {questions.name} has no exact explanations; make replies with "
-                "`tinythinker data teach` and give them: --replies FILE"
+                f"{question.id}: {questions.name} has no exact explanations; make replies with `tinythinker data "
+                "teach`, rows of them with `tinythinker data build --replies FILE`, and train with data.rows=FOLDER"
             )
         rows += explained_rows(question, question.reference, question.gold, {"teacher": "reference", "sample": 0})
     report.questions_used = report.replies = report.replies_used = len(questions.questions)
