@@ -143,7 +143,9 @@ SPIRAL_TRAIN = {
 }  # fmt: skip
 
 SPIRAL_EVALUATE = {
-    "as it is": (["evaluate", "embedded", *S_EVALUATE], f"Missing option '--benchmark'.\n{USAGE}"),
+    "as it is": (["evaluate", "embedded", *S_EVALUATE], "name what to evaluate on: --benchmark NAME[,NAME] or --file FILE"),
+    "--column without --file": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--column", "question=prompt"], "--column is for --file"),
+    "--file nowhere.jsonl": (["evaluate", "embedded", *S_EVALUATE, "--file", "nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
     "--benchmark chain": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chain"], "unknown benchmark 'chain'; did you mean 'chains'? (`thinker benchmarks list` shows all)"),
     "--benchmark ,": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", ","], "--benchmark ',' names no benchmark"),
     "--benchmark chains --iterations few": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--iterations", "few"], "--iterations few: expected whole numbers with commas between them"),

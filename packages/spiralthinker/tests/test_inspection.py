@@ -124,6 +124,17 @@ def test_evaluate_at_several_points(saved, tmp_path):
     assert [point["accuracy"] for point in again] == [point["accuracy"] for point in found]
 
 
+def test_evaluate_on_a_file_of_ones_own(saved, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(3)))
+    invoke(
+        "evaluate", saved, "--file", file, "--column", "question=prompt", "--max-new-tokens", "8", "--output",
+        tmp_path / "scores",
+    )  # fmt: skip
+    [point] = json.loads((tmp_path / "scores" / "results.json").read_text())["points"]
+    assert (point["benchmark"], point["n"]) == ("mine", 3)
+
+
 def test_inspection_is_of_what_generation_had():
     """The head at `<eol>` of the last reading names the token that generation chose there."""
     for options in (

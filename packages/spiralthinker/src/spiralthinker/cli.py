@@ -1,7 +1,7 @@
 """The command line. Verbs parse and hand over."""
 
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -64,7 +64,19 @@ Tokens = Annotated[int, typer.Option("--max-new-tokens", min=1, metavar="N", hel
 @app.command("evaluate")
 def evaluate_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model folder of a run, or an id on the hub.")],
-    benchmark: Annotated[str, typer.Option("--benchmark", metavar="NAME[,NAME]", help="Benchmarks by name.")],
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", metavar="NAME[,NAME]", help="Benchmarks by name.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="JSON lines of your own, as a benchmark.")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="FIELD=NAME", help="Where a column of --file has another name."),
+    ] = None,
+    kind: Annotated[
+        Literal["math", "mcq", "bool", "text"], typer.Option("--kind", help="For --file: kind of answers.")
+    ] = "math",
     latents: Latents = None,
     iterations: Iterations = None,
     decoding: Annotated[
@@ -112,6 +124,7 @@ def evaluate_command(
       spiralthinker evaluate runs/embedded/model --benchmark chains
       spiralthinker evaluate runs/embedded/model --benchmark chains --iterations 0,1,2,3,5,8
       spiralthinker evaluate runs/embedded/model --benchmark chains --control none,shuffled,zeroed --limit 200
+      spiralthinker evaluate runs/mine/model --file mine.jsonl
       spiralthinker evaluate runs/gsm8k/model --benchmark gsm8k --gpus 8 --output runs/scores
       spiralthinker evaluate LARGE_MODEL --benchmark gsm8k --gpus 8 --zero 3
     """
@@ -120,6 +133,8 @@ def evaluate_command(
         "evaluate",
         model,
         benchmark=benchmark,
+        file=file,
+        kind=kind,
         latents=latents,
         iterations=iterations,
         decoding=decoding,
@@ -140,8 +155,15 @@ def evaluate_command(
         offload=offload,
         launcher=launcher,
     )
-    if not benchmark.replace(",", " ").strip():
+    for mapped in column or []:
+        arguments += ["--column", mapped]
+    names = [name.strip() for name in (benchmark or "").split(",") if name.strip()]
+    if benchmark is None and file is None:
+        raise UserError("name what to evaluate on: --benchmark NAME[,NAME] or --file FILE")
+    if benchmark is not None and not names:
         raise UserError(f"--benchmark {benchmark!r} names no benchmark")
+    if column and file is None:
+        raise UserError("--column is for --file")
     controls = _names("--control", control, ("none", "shuffled", "zeroed")) or ["none"]
     numbers = {"latents": _numbers("--latents", latents, 1), "iterations": _numbers("--iterations", iterations, 0)}
     decodings: Any = _names("--decoding", decoding, ("sequential", "simultaneous"))
@@ -157,7 +179,10 @@ def evaluate_command(
         model=model,
         revision=revision,
         dtype=dtype,
-        benchmarks=[name.strip() for name in benchmark.split(",") if name.strip()],
+        benchmarks=names,
+        file=file,
+        columns=options.column_mapping(column or []),
+        kind=kind,
         split=split,
         limit=limit,
         data_dir=data_dir,

@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import typer
 from rich.console import Console
@@ -18,9 +19,11 @@ from ._common import (
     UserError,
     cells,
     load_benchmark,
+    load_jsonl,
     policy_on,
     process_group,
     ranks,
+    sample,
     terminal_table,
     write_report,
 )
@@ -39,6 +42,9 @@ class Request:
     revision: str | None
     dtype: str
     benchmarks: Sequence[str]
+    file: Path | None
+    columns: Mapping[str, str]
+    kind: Literal["math", "mcq", "bool", "text"]
     split: str
     limit: int | None
     data_dir: Path | None
@@ -52,10 +58,14 @@ class Request:
 
 
 def load_benchmarks(request: Request) -> list[LoadedBenchmark]:
-    return [
+    loaded = [
         load_benchmark(name, split=request.split, data_dir=request.data_dir, limit=request.limit)
         for name in dict.fromkeys(request.benchmarks)
     ]
+    if request.file is not None:
+        own = load_jsonl(request.file, request.columns, kind=request.kind)
+        loaded.append(own if request.limit is None else sample(own, request.limit, 0))
+    return loaded
 
 
 def run_evaluation(request: Request, settings: LaunchSettings, folder: RunFolder) -> None:
