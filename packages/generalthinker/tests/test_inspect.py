@@ -285,7 +285,10 @@ def test_a_model_with_changed_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["training.beta=1"], "unknown setting 'training'; a setting is named SECTION.KEY, and the sections are method"),
+        (
+            ["training.beta=1"],
+            "unknown setting 'training'; a setting is named SECTION.KEY, and the sections are method",
+        ),
         (["method.answers=wrong"], "the control takes the answer of another problem"),
         (["--samples", "2", "--temperature", "0"], "greedy responses are all equal"),
         (["--samples", "2", "--response", "3"], "--response 3: there are 2 responses"),

@@ -164,7 +164,8 @@ class _Check:
         if nearest is not None:
             advice = f"; did you mean {nearest!r}?"
         elif "." not in path:
-            advice = f"; a setting is named SECTION.KEY, and the sections are {', '.join(n for n in self.known if '.' not in n)}"
+            sections = ", ".join(name for name in self.known if "." not in name)
+            advice = f"; a setting is named SECTION.KEY, and the sections are {sections}"
         else:
             parent = path.rpartition(".")[0] + "."
             siblings = [n.removeprefix(parent) for n in self.known if n.startswith(parent)]

@@ -66,7 +66,9 @@ class TrainingData:
         ]
         if implicit and not any(row["bols"] for row in rows):
             if self.answer_only == len(self.examples):
-                raise DataError(f"{self.source}: no problem has steps, which the method needs (a list of texts, `steps`)")
+                raise DataError(
+                    f"{self.source}: no problem has steps, which the method needs (a list of texts, `steps`)"
+                )
             raise DataError(
                 f"{self.source}: no problem has a step that method.parity = {annotation.parity} makes latent"
             )
