@@ -237,7 +237,7 @@ def _evaluate(
             folder.write_results(summary)
             sections: list[Any] = [Table("Results", list(COLUMNS), [list(cells(r, model)) for r in results.values()])]
             for name, result in results.items():
-                shown = [(row["id"], f"{row['text']}\n\nright answer: {row['answer']}") for row in result.rows[:SHOWN_CHAINS]]
+                shown = [(row["id"], f"{row['text']}\n\ngold: {row['answer']}") for row in result.rows[:SHOWN_CHAINS]]
                 sections.append(Texts(f"Chains, {name}", shown))
             write_report(folder.report, "TinyThinker", f"{model}, {answer}, seed {seed}", sections)
             if as_json:

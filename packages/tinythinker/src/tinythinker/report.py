@@ -135,7 +135,7 @@ def write_run_report(
         sections += curve_sections(own, phase)
     for phase, found in tests.items():
         for key, result in found.items():
-            shown = [(row["id"], f"{row['text']}\n\nright answer: {row['answer']}") for row in result.rows[:SHOWN_CHAINS]]
+            shown = [(row["id"], f"{row['text']}\n\ngold: {row['answer']}") for row in result.rows[:SHOWN_CHAINS]]
             sections.append(Texts(f"Chains, {key}, {phase}", shown))
     sections.append(Texts("Settings", [("config.yaml", to_yaml(settings))]))
     method = settings.method
