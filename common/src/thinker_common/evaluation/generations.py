@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.jsonl import parse_lines, read_bytes
-from ..errors import UserError
+from ..errors import DataError, UserError
 
 Row = Mapping[str, Any]
+
+_BEGINNING = b'{"settings": '  # of every such file
 
 
 def read_generations(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -30,6 +32,8 @@ def read_generations(path: str | Path) -> tuple[dict[str, Any], list[dict[str, A
     content = read_bytes(path)
     whole = content[: content.rfind(b"\n") + 1]
     if not whole:
+        if not content.startswith(_BEGINNING[: len(content)]):  # nothing of ours, which must not be written over
+            raise DataError(f"{path}: no settings of an evaluation here; this is another kind of file")
         return {}, []
     lines = list(parse_lines(path, whole))
     header = lines[0].row
