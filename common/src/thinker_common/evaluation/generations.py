@@ -63,6 +63,11 @@ def by_problem(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {problem_id: sorted(own, key=row_key) for problem_id, own in grouped.items()}
 
 
+def share_right(rows: Sequence[Row]) -> float:
+    """The score of one problem: the share of its samples that are right."""
+    return sum(row["correct"] for row in rows) / len(rows)
+
+
 def rank_file(path: str | Path, rank: int) -> Path:
     """Where a rank other than 0 writes its part of `path`."""
     path = Path(path)
