@@ -62,11 +62,14 @@ FILES = {
     "generations.jsonl": '{"settings": {"benchmark": "gsm8k"}}\n',
     "broken_scores.jsonl": '{"settings": {"scores": 1}}\n{"id": 1, "sco\n{"id": 2, "scores": []}\n',
     "twice_scores.jsonl": '{"settings": {"scores": 1}}\n{"id": 1, "scores": []}\n{"id": 1, "scores": []}\n',
+    "no_line_break.json": '{"notes": "mine"}',
     "full/notes.txt": "mine",
     "held/config.yaml": "",
     "file": "",
     # benchmarks
+    "chains.jsonl": '{"question": "1 + 1?", "answer": "2"}\n',
     "data/readme.txt": "",
+    "no_rows/gsm8k_aug/test.txt": "\n",
     "columns/gsm8k/test.jsonl": '{"problem": "1 + 1?", "solution": "#### 2"}\n',
     "cut_data/gsm8k/test.jsonl": '{"question": "1 + 1?", "answer": "#### 2"}\n{"question": "1 + 2?", "ans',
     "csv/gpqa/gpqa_main.csv": "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3\nrec1,Q\n",
@@ -97,9 +100,10 @@ def safetensors_file(header, data=b"", length=None):
     return struct.pack("<Q", len(content) if length is None else length) + content + data
 
 
-def foreign_tokenizer():
-    """One token a byte, as in ours, with ids from 100,000 on."""
-    alphabet = {letter: 100_000 + index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+def byte_tokenizer(first=0, without=""):
+    """One token a byte, as in ours, with ids from `first` on."""
+    letters = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(without))
+    alphabet = {letter: first + index for index, letter in enumerate(letters)}
     tokenizer = Tokenizer(models.BPE(alphabet, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -146,7 +150,8 @@ def broken_models():
             "own.py": b"open('code_was_run', 'w')\n",
         },
         "no_tokenizer": {"tokenizer.json": None},
-        "foreign_tokenizer": {"tokenizer.json": foreign_tokenizer()},
+        "foreign_tokenizer": {"tokenizer.json": byte_tokenizer(first=100_000)},
+        "no_braces": {"tokenizer.json": byte_tokenizer(without="{}")},
         "broken_tokenizer": {"tokenizer.json": b"{"},
         "adapter_without_base": {
             **only_adapter,
@@ -343,10 +348,12 @@ PLACES = {
     "output holds other scores": (score("good.jsonl", "--output", "others.jsonl"), r'others\.jsonl was written under other settings: .*closing was "token" and is "prefix_mass".*'),
     "output holds generations": (score("good.jsonl", "--output", "generations.jsonl"), r'generations\.jsonl was written under other settings: benchmark was "gsm8k" and is null.*'),
     "output holds other rows": (score("good.jsonl", "--output", "both.jsonl"), r"both\.jsonl, line 1, column 1: .+this is another kind of file"),
+    "output holds something else": (score("good.jsonl", "--output", "no_line_break.json"), exactly("no_line_break.json: no settings of an evaluation here; this is another kind of file")),
     "output is broken": (score("good.jsonl", "--output", "broken_scores.jsonl"), r"broken_scores\.jsonl, line 2, column \d+: broken JSON .+"),
     "output has a row twice": (score("good.jsonl", "--output", "twice_scores.jsonl"), r"twice_scores\.jsonl, line 3, column 1: .+ 1 again"),
     "evaluate, output holds another run": (evaluate("--benchmark", "chains", "--output", "held"), r"output held .+"),
     "evaluate, output below a file": (evaluate("--benchmark", "chains", "--output", "file/out"), r"output file/out is or lies below a file: choose another --output"),
+    "export to this folder": (export("embedded", "."), exactly(".: name the new folder")),
     "export to a full folder": (export("embedded", "full"), exactly("full: this folder is not empty; remove it or export to another")),
     "export to a file": (export("embedded", "file"), exactly("file is or lies below a file: export to another folder")),
     "export below a file": (export("embedded", "file/out"), exactly("file/out is or lies below a file: export to another folder")),
@@ -387,12 +394,14 @@ MODELS = {
     "adapter, broken configuration": (export("adapter_broken"), r"adapter_broken/adapter_config\.json: not the configuration of an adapter \(.+\)"),
     "evaluate, truncated weights": (evaluate("--benchmark", "chains", model="truncated"), r"truncated: cannot be loaded: .+"),
     "export, pickled weights": (export("pickle"), r"pickle: the weights are in pickle files, .+"),
+    "preview, a tokenizer without braces": (benchmarks("preview", "chains", "--tokens", "no_braces"), r"chains/test/\d+: the tokenizer does not reproduce the answer '\d+': it becomes '\d+'"),
     "preview, no tokenizer": (benchmarks("preview", "chains", "--tokens", "no_tokenizer"), r"no_tokenizer: no tokenizer in this folder .+"),
 }  # fmt: skip
 
 BENCHMARKS = {
     "unknown": (benchmarks("show", "gsm8"), r"unknown benchmark 'gsm8'; did you mean 'gsm8k'\? .+"),
     "unknown, to evaluate": (evaluate("--benchmark", "math-500"), r"unknown benchmark 'math-500'; did you mean 'math500'\? .+"),
+    "one name for a file and a benchmark": (evaluate("--benchmark", "chains", "--file", "chains.jsonl"), exactly("--file chains.jsonl and --benchmark chains have one name: rename the file")),
     "path for a name": (benchmarks("check", "../../evil"), r"unknown benchmark '\.\./\.\./evil'.+"),
     "unknown split": (benchmarks("preview", "chains", "--split", "dev"), exactly("chains has no split 'dev'; it has train, valid, test")),
     "unknown split, to evaluate": (evaluate("--benchmark", "gsm8k", "--split", "dev", "--data-dir", "data"), r"gsm8k has no split 'dev'; it has train, test"),
@@ -408,6 +417,7 @@ BENCHMARKS = {
     "no file to evaluate": (evaluate("--benchmark", "gsm8k", "--data-dir", "data"), r"gsm8k: there is neither data/gsm8k/test\.jsonl nor data/test\.jsonl"),
     "wrong columns": (benchmarks("check", "gsm8k", "--data-dir", "columns"), exactly("columns/gsm8k/test.jsonl: no column question, answer (there are: problem, solution)")),
     "file cut off": (benchmarks("check", "gsm8k", "--data-dir", "cut_data"), r"cut_data/gsm8k/test\.jsonl, line 2, column \d+: broken JSON .+"),
+    "text without rows": (benchmarks("check", "gsm8k_aug", "--data-dir", "no_rows"), exactly("no_rows/gsm8k_aug/test.txt: the file holds no rows")),
     "CSV without cells": (benchmarks("check", "gpqa", "--data-dir", "csv"), exactly("csv/gpqa/gpqa_main.csv, line 2: 2 cells, and there are 6 columns")),
     "hub offline": (benchmarks("preview", "gsm8k"), r"openai/gsm8k .+ cannot be loaded from the Hugging Face hub \(.+\)\. Go online, or give the original files: --data-dir DIR with DIR/gsm8k/"),
     "hub offline, gated": (benchmarks("check", "gpqa"), r"Idavidrein/gpqa .+ cannot be loaded from the Hugging Face hub .+ GPQA is gated: accept its terms at .+ then log in \(`hf auth login`\) or set HF_TOKEN"),

@@ -188,6 +188,11 @@ def test_changed_settings_and_data_are_named_with_both_values(tmp_path):
         'model.name_or_path was "embedded" and is "other"',
         "the data 'train' was 5 rows and is 6 rows",
     ]
+    # More workers load the same rows; leaving a short last batch out does not.
+    loading = {**SETTINGS, "training.dataloader_num_workers": 4, "training.dataloader_drop_last": True}
+    assert check_unchanged(manifest, RunIdentity(loading, {"train": "5 rows"})) == [
+        "training.dataloader_drop_last was not set and is true"
+    ]
 
 
 def test_settings_are_compared_as_json_holds_them(tmp_path):

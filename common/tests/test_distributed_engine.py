@@ -4,10 +4,13 @@ import sys
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from thinker_common.distributed.engine import check_engine, check_environment, engine_of, expected_engine
 from thinker_common.distributed.launch_settings import LaunchSettings
 from thinker_common.errors import UserError
+from thinker_common.training.engine_arguments import training_arguments
+from thinker_common.training.sections import ModelSettings
 
 ZERO2, PLAIN = LaunchSettings(zero=2), LaunchSettings()
 CONFIG = {"zero_optimization": {"stage": 2}}
@@ -110,3 +113,13 @@ def test_deepspeed_that_cannot_be_loaded_or_was_not_launched(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(UserError, match=r"DeepSpeed does not load .*pip install deepspeed"):
         check_environment(ZERO2, use_cpu=True)
+
+
+def test_without_a_gpu_the_cpu_trains_also_where_transformers_would_take_another_device(monkeypatch, tmp_path):
+    """As on a Mac: evaluation stays on the CPU, and sums in float64 are not possible on MPS."""
+    monkeypatch.delenv("RANK")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("transformers.training_args.is_torch_mps_available", lambda: True)
+    assert TrainingArguments(output_dir=str(tmp_path), report_to=[]).device.type == "mps"
+    made = training_arguments(TrainingArguments, PLAIN, ModelSettings(), {"report_to": []}, output=tmp_path)
+    assert made.device.type == "cpu"

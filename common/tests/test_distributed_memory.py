@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from thinker_common.distributed import memory
+from thinker_common.distributed.deepspeed_config import preset
 from thinker_common.distributed.memory import GIB, Job, ModelShape, estimate, llama_parameters, traffic
+from thinker_common.likelihood.logprobs import CHUNK_TOKENS
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "measure_training_memory.py"
 SEVEN = ModelShape(7_500_000_000, 7_500_000_000, 4096, 11008, 32, 32, 32, 128, 32000)
@@ -24,6 +27,13 @@ def states(shape, job, where="device"):
         part.bytes for part in parts
         if part.name in STATES and part.where == where and part.phase in ("always", "optimiser step")
     )  # fmt: skip
+
+
+def test_what_it_counts_with_is_what_runs():
+    """The estimate loads neither torch nor a preset, so that it has these numbers again."""
+    assert memory._CHUNK_TOKENS == CHUNK_TOKENS
+    section = preset(3, offload=False)["zero_optimization"]
+    assert section["stage3_max_live_parameters"] == section["stage3_max_reuse_distance"] == memory._LIVE_PARAMETERS
 
 
 @pytest.mark.parametrize(("zero", "gigabytes"), [(None, 120), (0, 120), (1, 31.4), (2, 16.6), (3, 1.88)])

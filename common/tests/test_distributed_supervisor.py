@@ -316,7 +316,7 @@ def test_a_stranger_is_not_taken_for_a_rank(run_job):
     def after(supervisor):
         port = supervisor.listener.getsockname()[1]
         for line in (
-            b'{"token": "wrong", "rank": 0, "host": "x", "first": true}\n',
+            b'{"token": "wrong", "rank": 0, "host": "x"}\n',
             b"GET / HTTP/1.1\r\n\r\n",
             b"[]\n",
             b"[" * 50_000 + b"\n",

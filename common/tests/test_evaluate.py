@@ -345,6 +345,7 @@ def test_a_full_disk_leaves_the_rows_there_were(tmp_path, monkeypatch):
     ("content", "message"),
     [
         ('{"question": "Q?"}\n', "line 1, column 1: no settings of an evaluation here"),
+        ('{"question": "Q?"}', "no settings of an evaluation here"),
         ('{"settings": {}}\n{"id": "a"}\n{"id": "a"}\n', "line 3, column 1: the problem 'a' again"),
         ('{"settings": {}}\n{"id": \n', "line 2, column 8: broken JSON"),
         ('{"settings": {}}\n{"text": "x"}\n', "line 2, column 1: a row without an id"),

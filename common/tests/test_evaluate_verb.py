@@ -265,9 +265,11 @@ def test_vllm_generates_in_the_place_of_the_model(evaluate, tmp_path, model, mon
 
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"r": 8, "base_model_name_or_path": model}))
+    configuration = {"r": 8, "base_model_name_or_path": model, "revision": "abc"}
+    (adapter / "adapter_config.json").write_text(json.dumps(configuration))
     arguments = vllm_arguments(str(adapter), None, revision=None, dtype="auto", seed=0, decoding={"samples": 1})
     assert Recorded.made[0][0] == model and Recorded.made[1]["adapter"] == adapter
+    assert Recorded.made[1]["engine"]["revision"] == "abc", "that of the base"
     assert arguments["fingerprint"].startswith("sha256:") and arguments["score_answers"] is False
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from generalthinker.cli import app
+from thinker_common.cli.app import run
+
 # method -> (what its plan says of steps and tokens, DeepSpeed configurations, examples of an optimiser step in each)
 PLANS = {
     "generalthinker": (
@@ -86,3 +89,16 @@ def test_a_plan_says_what_would_run_and_writes_nothing(tmp_path: Path, method: s
     assert "deepspeed.launcher.runner" in launch and "--num_gpus 2" in launch
     assert f"{method} train" in launch and str(output) in launch
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_offload_reaches_ranks_whose_recipe_says_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("launch: {gpus: 2, zero: 2, offload: true}\n")
+    arguments = ["train", "--config", str(recipe), "--dry-run", "--output", str(tmp_path / "run")]
+    for option, offloads in (["--no-offload"], False), ([], True):
+        with pytest.raises(SystemExit):
+            run(app, [*arguments, *option])
+        printed = capsys.readouterr().out
+        [configuration], [command] = configurations(printed), re.findall(r"command: (.*)", printed)
+        assert ("offload_optimizer" in configuration["zero_optimization"]) is offloads
+        assert ("--no-offload" in command.split()) is not offloads

@@ -70,6 +70,12 @@ def flat(path):
     return [score for row in read_scores(path)[1] for score in row["scores"]]
 
 
+def test_one_row_has_no_error_and_no_nan(score):
+    code, out, _ = score("--limit", "1")
+    assert code == 0 and "nan" not in out.lower() and "±" not in out
+    assert "±" in score("--output", "all.jsonl")[1]
+
+
 def test_scores_are_those_of_the_model(score, tmp_path):
     code, out, err = score()
     assert (code, err) == (0, "")

@@ -74,6 +74,15 @@ def test_a_release_is_built_without_credentials_tried_and_published_base_first()
         assert not any("checkout" in step.get("uses", "") for step in jobs[name]["steps"]), "no code runs here"
 
 
+def test_the_publishing_action_knows_the_metadata_that_is_built():
+    """hatchling writes metadata 2.5 from 1.32 on; the action's twine accepts it from 1.14.2 on, and refuses it before."""
+    named = re.findall(
+        r"pypa/gh-action-pypi-publish@\w+ # v([\d.]+)", (ROOT / ".github/workflows/release.yml").read_text()
+    )
+    assert len(named) == 2
+    assert min(tuple(map(int, version.split("."))) for version in named) >= (1, 14, 2)
+
+
 def test_forms_and_citation_are_yaml():
     for path in [*(ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"), ROOT / ".github" / "CITATION.cff"]:
         assert isinstance(load(path), dict)

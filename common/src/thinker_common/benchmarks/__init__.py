@@ -8,16 +8,14 @@ A module holds `VERSION`, `INFO` (title, source, licence, traps), and
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import DataError, SettingsError, UserError
+from ..errors import DataError, SettingsError, UserError, did_you_mean
 from .problem import BenchmarkInfo, Kind, LoadedBenchmark, Problem
 
 __all__ = [
@@ -69,7 +67,7 @@ def load_benchmark(
     for option in options:
         if option not in known:
             there = f"there are: {', '.join(known)}" if known else "it has none"
-            raise SettingsError(f"{name} has no option {option!r}{_nearest(option, known)} ({there})")
+            raise SettingsError(f"{name} has no option {option!r}{did_you_mean(option, known)} ({there})")
     loaded: LoadedBenchmark = module.load(split, None if data_dir is None else Path(data_dir), revision, **options)
     if not loaded.problems:
         reasons = "; ".join(f"{count} rows: {reason}" for reason, count in loaded.dropped.items() if count)
@@ -81,7 +79,7 @@ def benchmark_module(name: str) -> ModuleType:
     """The module of a benchmark or training mixture, with its `VERSION`, `INFO` and `load`; UserError without one."""
     names = (*NAMES, *TRAINING_NAMES)
     if name not in names:
-        raise UserError(f"unknown benchmark {name!r}{_nearest(name, names)} (`thinker benchmarks list` shows all)")
+        raise UserError(f"unknown benchmark {name!r}{did_you_mean(name, names)} (`thinker benchmarks list` shows all)")
     return importlib.import_module(f".{name}", __package__)
 
 
@@ -89,11 +87,6 @@ def option_names(module: ModuleType) -> list[str]:
     """The options of a benchmark's own: the keyword-only arguments of its `load`."""
     parameters = inspect.signature(module.load).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def sample(loaded: LoadedBenchmark, limit: int, seed: int) -> LoadedBenchmark:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import SettingsError
+from ..errors import DataError, SettingsError
 from .jsonl import BYTE_ORDER_MARK, Line, decode_line
 from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, Layout, Rows, parse_file, read_rows
@@ -66,6 +66,7 @@ def _parse(path: Path, content: bytes) -> Iterator[Line]:
     if path.suffix != ".txt":
         yield from parse_file(path, content)
         return
+    empty = True
     for number, raw in enumerate(content.removeprefix(BYTE_ORDER_MARK).split(b"\n"), start=1):
         text = decode_line(path, number, raw).strip()
         if not text:
@@ -77,7 +78,10 @@ def _parse(path: Path, content: bytes) -> Iterator[Line]:
         if not bars or not mark:
             raise line.error("a row must be: question||steps #### answer")
         line.row["steps"] = [f"<<{step}>>" for step in line.row["steps"]]
+        empty = False
         yield line
+    if empty:
+        raise DataError(f"{path}: the file holds no rows")
 
 
 def _problem(found: Rows, index: int, prefix: str, calculator_marks: bool) -> Problem | str:

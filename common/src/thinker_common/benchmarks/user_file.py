@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from ..errors import SettingsError
+from ..errors import SettingsError, did_you_mean
 from .jsonl import Line, fingerprint, parse_lines, read_bytes
 from .problem import KINDS, LETTERS, Kind, LoadedBenchmark, Problem
 
@@ -40,7 +38,7 @@ def load_jsonl(
     for ours in columns:
         if ours not in FIELDS:
             raise SettingsError(
-                f"columns: unknown field {ours!r}{_nearest(ours, FIELDS)} (fields: {', '.join(FIELDS)})"
+                f"columns: unknown field {ours!r}{did_you_mean(ours, FIELDS)} (fields: {', '.join(FIELDS)})"
             )
     content = read_bytes(path)
     reader = _Reader({field: columns.get(field, field) for field in FIELDS}, kind, prefix=f"{path.stem}/file")
@@ -54,11 +52,6 @@ def load_jsonl(
             raise line.error(f"the id of line {first} again; ids must differ", reader.columns["id"])
         problems.append(problem)
     return LoadedBenchmark(path.stem, "file", tuple(problems), fingerprint(content), str(path), VERSION)
-
-
-def _nearest(name: str, names: Any) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class _Reader:
@@ -75,7 +68,7 @@ class _Reader:
         for field in FIELDS:
             theirs = self.columns[field]
             if field in required and theirs not in line.row:
-                near = _nearest(theirs, line.row) if field in mapped else f", map it: columns.{field}=NAME"
+                near = did_you_mean(theirs, line.row) if field in mapped else f", map it: columns.{field}=NAME"
                 raise line.error(f"no column {theirs!r} for {field}{near} (columns: {', '.join(line.row) or 'none'})")
 
     def problem(self, line: Line) -> Problem:

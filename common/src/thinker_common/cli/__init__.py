@@ -1,4 +1,4 @@
-"""What the command lines share: error presentation (`app`), options, and the verbs `doctor`, `recipes` and `evaluate`.
+"""What the command lines share: error presentation (`app`), options and verbs; and the command line `thinker`.
 
 No module here imports torch before a verb runs, so that `--help` answers at once.
 """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import DataError
 from .options import BenchmarkOptions, DataDir, Json, benchmark_options
 from .printable import printable
 
@@ -242,10 +243,11 @@ def _shown(problem: "Problem", tokenizer: "PreTrainedTokenizerBase | None") -> d
 
         prompt_ids = render_prompt(tokenizer, prompt)
         prompt = str(tokenizer.decode(prompt_ids))
-        counts = {
-            "prompt_tokens": len(prompt_ids),
-            "target_tokens": len(encode_answer(tokenizer, problem.target()).ids),
-        }
+        try:
+            target_ids = encode_answer(tokenizer, problem.target()).ids
+        except ValueError as error:
+            raise DataError(f"{problem.id}: {error}") from error
+        counts = {"prompt_tokens": len(prompt_ids), "target_tokens": len(target_ids)}
     return {
         "id": problem.id,
         "kind": problem.kind,

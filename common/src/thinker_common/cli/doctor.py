@@ -147,7 +147,6 @@ def _devices() -> dict[str, Any]:
         "accelerators": accelerators,
         "cuda": torch.version.cuda,
         "bfloat16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
-        "mps": torch.backends.mps.is_available(),
         "collectives": collectives,
         # DeepSpeed compiles its optimisers when they are first used.
         "compilers": {name: shutil.which(name) is not None for name in ("g++", "ninja")},
@@ -173,7 +172,7 @@ def _print(state: dict[str, Any]) -> None:
     if "error" not in devices:
         accelerators = [f"{device['name']}, {device['memory_gib']} GiB" for device in devices["accelerators"]]
         rows |= {
-            "accelerators": "; ".join(accelerators) or ("Apple MPS" if devices["mps"] else "none, the CPU is used"),
+            "accelerators": "; ".join(accelerators) or "none, the CPU is used",
             "bfloat16": "yes" if devices["bfloat16"] else "no, float32 is used",
             "CPU": f"{devices['processors']} processors, torch uses {devices['threads']} threads",
             "collectives": ", ".join(devices["collectives"]) or "none",

@@ -504,6 +504,8 @@ def _load_benchmarks(
         loaded.append(problems if limit is None else sample(problems, limit, seed))
     if not loaded:
         raise UserError(f"--benchmark {names!r} names no benchmark")
+    if file is not None and loaded[-1].name in _names(names):  # both would write one file of rows
+        raise UserError(f"--file {file} and --benchmark {loaded[-1].name} have one name: rename the file")
     return loaded
 
 

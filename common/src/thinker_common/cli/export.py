@@ -46,6 +46,8 @@ def add_export(app: typer.Typer) -> None:
 
 def _check_free(out: Path) -> None:
     """UserError unless OUT is an empty folder or can be a new one; makes nothing."""
+    if not out.name:
+        raise UserError(f"{out}: name the new folder")
     if not next(place for place in (out, *out.absolute().parents) if place.exists()).is_dir():
         raise UserError(f"{out} is or lies below a file: export to another folder")
     if out.exists() and any(out.iterdir()):

@@ -5,6 +5,7 @@ settings are refused.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -129,12 +130,13 @@ def _print(summary: "ScoreSummary", output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    error = summary.answer_logprob_standard_error  # NaN where there is one row
     table = Table("rows", "answers", "tokens", "log-prob of an answer", "of a token", "perplexity", box=None)
     table.add_row(
         str(summary.rows),
         str(summary.answers),
         str(summary.tokens),
-        f"{summary.answer_logprob:.3f}±{summary.answer_logprob_standard_error:.3f}",
+        f"{summary.answer_logprob:.3f}" + ("" if math.isnan(error) else f"±{error:.3f}"),
         f"{summary.token_logprob:.3f}",
         f"{summary.perplexity:.3f}",
     )

@@ -74,6 +74,8 @@ def add_train(app: typer.Typer, package: str, help_text: str, *, resumes_at: boo
             "train", *given, recipe=recipe, config=config, output=folder, resume=resume, allow_changes=allow_changes,
             seed=seed, data_dir=data_dir, **where._asdict(),
         )  # fmt: skip
+        if offload is False:  # a rank reads the recipe, which may say true
+            arguments.append("--no-offload")
 
         def here(ranks: int) -> None:
             from rich.console import Console

@@ -1,10 +1,7 @@
 """vLLM in the place of Hugging Face `generate`, for the verb `evaluate`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from ..errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,17 +27,15 @@ def vllm_arguments(
     from ..evaluation.evaluate import folder_fingerprint
     from ..evaluation.vllm_backend import VllmBackend
     from ..models.embedded import embedded_path
+    from ..models.load import adapter_base, is_adapter
 
     folder = Path(embedded_path(model) if model.partition("@")[0] == "embedded" else model).expanduser()
     name, adapter = (str(folder) if folder.is_dir() else model), None
-    if (folder / "adapter_config.json").is_file():
+    fingerprint = folder_fingerprint(folder) if folder.is_dir() else f"{model}@{revision}"
+    if is_adapter(folder):
         adapter = folder
-        try:
-            name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{folder}: its adapter_config.json names no base model: {error}") from error
+        name, revision = adapter_base(folder)
     engine = {"dtype": dtype, "revision": revision, "tensor_parallel_size": max(1, torch.cuda.device_count())}
     decoding = {name: value for name, value in decoding.items() if name != "samples"}
     backend = VllmBackend(name, tokenizer, seed=seed, adapter=adapter, engine=engine, **decoding)
-    fingerprint = folder_fingerprint(folder) if folder.is_dir() else f"{model}@{revision}"
     return {"backend": backend, "fingerprint": fingerprint, "score_answers": False}

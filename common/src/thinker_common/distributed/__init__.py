@@ -1,4 +1,4 @@
 """Several processes that train as one: launch settings, DeepSpeed presets, the launcher and its supervisor, ranks.
 
-Import the modules; nothing is loaded here. Only `ranks` imports torch when it is imported itself.
+Import the modules; nothing is loaded here. Those that the launching process needs import no torch.
 """

@@ -3,15 +3,17 @@
 from typing import Any
 
 from . import engine
-from .launch import in_rank
 from .launch_settings import LaunchSettings
 
 
-def use_cpu(settings: LaunchSettings) -> bool:
-    """The `use_cpu` of the training arguments: without a GPU, ranks and DeepSpeed need it said (see `engine`)."""
+def use_cpu() -> bool:
+    """The `use_cpu` of the training arguments: without a GPU of CUDA the CPU trains.
+
+    Ranks and DeepSpeed need it said (see `engine`); one process on a Mac would go to MPS, which has no float64.
+    """
     import torch
 
-    return not torch.cuda.is_available() and (in_rank() or settings.uses_deepspeed)
+    return not torch.cuda.is_available()
 
 
 def join(settings: LaunchSettings, arguments: Any) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..errors import SettingsError
+from ..errors import SettingsError, check_setting
 
 
 @dataclass
@@ -26,17 +26,19 @@ class LaunchSettings:
     def __post_init__(self) -> None:
         for name in ("gpus", "nodes"):
             value = getattr(self, name)
-            _check(name, value, value is None or value >= 1, "a whole number of at least 1")
-        _check("master_port", self.master_port, self.master_port is None or 0 < self.master_port < 65536, "1 to 65535")
+            check_setting(name, value, value is None or value >= 1, "a whole number of at least 1")
+        check_setting(
+            "master_port", self.master_port, self.master_port is None or 0 < self.master_port < 65536, "1 to 65535"
+        )
         for name in ("hostfile", "deepspeed_config", "master_addr"):
             value = getattr(self, name)
-            _check(name, value, value is None or bool(value.strip()), "a name, or null")
+            check_setting(name, value, value is None or bool(value.strip()), "a name, or null")
         for option in self.slurm_options:
-            _check(
+            check_setting(
                 "slurm_options", option, option.startswith("-") and "\n" not in option, "options, such as --time=1:00"
             )
-        _check("hang_seconds", self.hang_seconds, self.hang_seconds >= 10, "at least 10")
-        _check(
+        check_setting("hang_seconds", self.hang_seconds, self.hang_seconds >= 10, "at least 10")
+        check_setting(
             "patience_seconds",
             self.patience_seconds,
             self.patience_seconds >= self.hang_seconds,
@@ -62,8 +64,3 @@ class LaunchSettings:
     @property
     def uses_deepspeed(self) -> bool:
         return self.zero is not None or self.deepspeed_config is not None
-
-
-def _check(name: str, value: object, possible: bool, accepted: str) -> None:
-    if not possible:
-        raise SettingsError(f"{name} = {value!r}: expected {accepted}")

@@ -318,7 +318,8 @@ def traffic(shape: ModelShape, job: Job) -> tuple[float, str]:
     """(bytes a rank sends in one optimiser step, the arithmetic). Each collective sends (N - 1) / N of its tensor.
 
     DDP all-reduces float32 gradients once (twice their size). ZeRO-1 reduces once, ZeRO-2 and 3 after every backward
-    pass; the new weights are gathered once. ZeRO-3 gathers the weights for every forward and every backward pass.
+    pass; the new weights are gathered once. ZeRO-3 gathers the weights for every forward and every backward pass, and
+    once for both where all of them may stay (`_LIVE_PARAMETERS`).
     """
     n = job.ranks
     if n == 1:

@@ -57,7 +57,6 @@ class Rank:
     number: int
     host: str
     connection: socket.socket
-    first_here: bool
     phase: str = "start"
     patient: bool = True
     moved: float = field(default_factory=time.monotonic)
@@ -189,7 +188,7 @@ class Supervisor:
         number = int(message["rank"])
         if number in self.ranks or not 0 <= number < self.plan.world_size:
             return None
-        rank = Rank(number, str(message["host"]), connection, bool(message["first"]))
+        rank = Rank(number, str(message["host"]), connection)
         self.ranks[number] = rank
         if self.code is not None:  # it started while the run was ended
             self._tell_rank(rank, end="", dump=False)

@@ -93,13 +93,7 @@ class Worker:
         if child.stdout is not None and child.stderr is not None:
             self.selector.register(child.stdout.fileno(), selectors.EVENT_READ, self._read_output)
             self.selector.register(child.stderr.fileno(), selectors.EVENT_READ, self._read_errors)
-        self._say(
-            token=os.environ.get(TOKEN),
-            rank=self.rank,
-            host=socket.gethostname(),
-            pid=child.pid,
-            first=self._first_here(),
-        )
+        self._say(token=os.environ.get(TOKEN), rank=self.rank, host=socket.gethostname())
         return child
 
     def run(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 from . import statistics
-from .generations import Row, by_problem
+from .generations import Row, by_problem, share_right
 
 # What two evaluations must share, and in which words that is said. See `evaluate.protocol`.
 _PROTOCOL = {
@@ -109,7 +109,7 @@ def _paired_scores(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> tuple[list[f
         )
     for problem_id in shared:
         _check_same_problem(problem_id, of_a[problem_id], of_b[problem_id])
-    scores = [[_score(rows[problem_id]) for problem_id in shared] for rows in (of_a, of_b)]
+    scores = [[share_right(rows[problem_id]) for problem_id in shared] for rows in (of_a, of_b)]
     return scores[0], scores[1], len(of_a) - len(shared), len(of_b) - len(shared)
 
 
@@ -119,10 +119,6 @@ def _check_same_problem(problem_id: str, rows_a: Sequence[Row], rows_b: Sequence
     for what, words in (("grader", "the grader"), ("prompt_hash", "the question, its options or its gold answer")):
         if rows_a[0][what] != rows_b[0][what]:
             raise UserError(f"{words} differs for {problem_id}: {rows_a[0][what]} and {rows_b[0][what]}")
-
-
-def _score(rows: Sequence[Row]) -> float:
-    return sum(row["correct"] for row in rows) / len(rows)
 
 
 def check_comparable(settings_a: Mapping[str, Any], settings_b: Mapping[str, Any]) -> None:
@@ -150,7 +146,7 @@ def changes(rows_a: Sequence[Row], rows_b: Sequence[Row]) -> list[dict[str, Any]
         if problem_id not in of_b:
             continue
         other = of_b[problem_id]
-        before, after = _score(other), _score(own)
+        before, after = share_right(other), share_right(own)
         if before == after:
             continue
         if {before, after} == {0.0, 1.0}:

@@ -280,7 +280,7 @@ def _check_answers(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Proble
         try:
             encode_answer(tokenizer, problem.target())
         except ValueError as error:
-            raise DataError(f"{problem.id}: {error}; evaluate without scoring the answers") from error
+            raise DataError(f"{problem.id}: {error}; from Python, score_answers=False leaves this out") from error
 
 
 def problem_hash(problem: Problem) -> str:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.jsonl import parse_lines, read_bytes
-from ..errors import UserError
+from ..errors import DataError, UserError
 
 Row = Mapping[str, Any]
+
+_BEGINNING = b'{"settings": '  # of every such file
 
 
 def read_generations(path: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -30,6 +32,8 @@ def read_generations(path: str | Path) -> tuple[dict[str, Any], list[dict[str, A
     content = read_bytes(path)
     whole = content[: content.rfind(b"\n") + 1]
     if not whole:
+        if not content.startswith(_BEGINNING[: len(content)]):  # nothing of ours, which must not be written over
+            raise DataError(f"{path}: no settings of an evaluation here; this is another kind of file")
         return {}, []
     lines = list(parse_lines(path, whole))
     header = lines[0].row
@@ -57,6 +61,11 @@ def by_problem(rows: Sequence[Row]) -> dict[str, list[Row]]:
     for row in rows:
         grouped.setdefault(row["id"], []).append(row)
     return {problem_id: sorted(own, key=row_key) for problem_id, own in grouped.items()}
+
+
+def share_right(rows: Sequence[Row]) -> float:
+    """The score of one problem: the share of its samples that are right."""
+    return sum(row["correct"] for row in rows) / len(rows)
 
 
 def rank_file(path: str | Path, rank: int) -> Path:

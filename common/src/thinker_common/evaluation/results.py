@@ -11,7 +11,7 @@ from typing import Any
 
 from ..benchmarks.problem import LoadedBenchmark, Problem
 from . import statistics
-from .generations import Row, by_problem
+from .generations import Row, by_problem, share_right
 from .grading import same_answer
 from .statistics import Estimate
 from .voting import group_answers, maj_at_k
@@ -124,7 +124,7 @@ def summarise(
     def over_problems(key: str) -> Estimate:
         return statistics.clustered_mean([[row[key] for row in own] for own in responses.values()])
 
-    scores = {problem_id: _share_right(own) for problem_id, own in responses.items()}
+    scores = {problem_id: share_right(own) for problem_id, own in responses.items()}
     accuracy = statistics.mean(list(scores.values()))
     given_boxed = statistics.clustered_mean([[r["correct"] for r in own if r["boxed"]] for own in responses.values()])
     logliks = [[r["answer_loglik"] for r in own if r["answer_loglik"] is not None] for own in responses.values()]
@@ -167,10 +167,6 @@ def summarise(
         chat_template=chat_template,
         rows=list(rows),
     )
-
-
-def _share_right(rows: Sequence[Row]) -> float:
-    return sum(row["correct"] for row in rows) / len(rows)
 
 
 def _at_k(

@@ -7,16 +7,15 @@ line. Texts are joined as they stand: an answer that a space should precede begi
 
 from __future__ import annotations
 
-import difflib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..benchmarks.jsonl import Line, parse_lines, read_bytes
-from ..errors import DataError, SettingsError
+from ..errors import DataError, SettingsError, did_you_mean
 
 FIELDS = ("prompt", "reasoning", "answer", "answers", "suffix", "id")
 
@@ -43,7 +42,7 @@ def read_rows(path: str | Path, columns: Mapping[str, str] = MappingProxyType({}
     for field in columns:
         if field not in FIELDS:
             raise SettingsError(
-                f"--column {field}={columns[field]}: unknown field {field!r}{_nearest(field, FIELDS)} "
+                f"--column {field}={columns[field]}: unknown field {field!r}{did_you_mean(field, FIELDS)} "
                 f"(fields: {', '.join(FIELDS)})"
             )
     reader = _Reader(columns)
@@ -80,7 +79,7 @@ class _Reader:
         for field, theirs in self._columns.items():
             if theirs not in line.row:
                 raise line.error(
-                    f"no column {theirs!r} for {field}{_nearest(theirs, line.row)} "
+                    f"no column {theirs!r} for {field}{did_you_mean(theirs, line.row)} "
                     f"(columns: {', '.join(line.row) or 'none'})"
                 )
 
@@ -147,11 +146,6 @@ class _Reader:
         theirs = self.column(field)
         column = "" if theirs == field else f" (column {theirs!r})"
         return line.error(f"{field}{index}{column} {message}", theirs)
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _kind(value: Any) -> str:

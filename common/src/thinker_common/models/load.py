@@ -51,7 +51,7 @@ def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> 
     source = _source(name_or_path, revision)
     if source.is_folder and not any((Path(source.name) / file).is_file() for file in _TOKENIZER_FILES):
         if _is_adapter(Path(source.name)):
-            base, base_revision = _adapter_base(Path(source.name))
+            base, base_revision = adapter_base(Path(source.name))
             return load_tokenizer(base, revision=base_revision)
         raise UserError(
             f"{source.name}: no tokenizer in this folder (none of {', '.join(_TOKENIZER_FILES)}); "
@@ -150,7 +150,7 @@ def _load_adapted(folder: Path, **options: Any) -> PeftModel:
             f"{folder}: this adapter has no adapter_model.safetensors (pickle files can run code and are not loaded); "
             "save it with model.save_pretrained(folder)"
         )
-    base, revision = _adapter_base(folder)
+    base, revision = adapter_base(folder)
     try:
         model = load_policy(base, revision=revision, **options)
     except UserError as error:
@@ -178,6 +178,19 @@ def resolved_dtype(dtype: str) -> str:
 def is_adapter(name_or_path: str | Path) -> bool:
     """Whether this is a folder that holds an adapter alone."""
     return _is_adapter(Path(name_or_path).expanduser())
+
+
+def adapter_base(folder: Path) -> tuple[str, str | None]:
+    """The model that an adapter's configuration names as its base, and its revision. UserError if it names none."""
+    file = folder / "adapter_config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        name, revision = settings["base_model_name_or_path"], settings.get("revision")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{file}: not the configuration of an adapter ({error!r})") from error
+    if not name:
+        raise UserError(f"{file}: names no base_model_name_or_path; put the base model's folder or id there")
+    return name, revision
 
 
 @dataclass(frozen=True)
@@ -211,19 +224,6 @@ def _source(name_or_path: str | Path, revision: str | None) -> _Source:
 
 def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
-
-
-def _adapter_base(folder: Path) -> tuple[str, str | None]:
-    """The model that an adapter's configuration names as its base, and its revision."""
-    file = folder / "adapter_config.json"
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        name, revision = settings["base_model_name_or_path"], settings.get("revision")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{file}: not the configuration of an adapter ({error!r})") from error
-    if not name:
-        raise UserError(f"{file}: names no base_model_name_or_path; put the base model's folder or id there")
-    return name, revision
 
 
 def _check_weights(folder: Path) -> None:

@@ -1,1 +1,1 @@
-"""Settings, shared sections of a recipe, and the run folder. Import the modules; nothing is loaded here."""
+"""Settings, run folders, checkpoints, and trainers that resume exactly. Import the modules; nothing is loaded here."""

@@ -1,4 +1,4 @@
-"""File operations that survive a crash, in one place: whatever changes a checkpoint on disk goes through here.
+"""File operations that survive a crash: whatever changes a checkpoint on disk goes through here.
 
 After `sync_file` a file's content is on the disk, after `sync_folder` its name is. A rename within one file system is
 atomic: after a crash there is the old name or the new one.

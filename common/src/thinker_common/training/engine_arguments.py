@@ -50,7 +50,7 @@ def training_arguments(
     try:
         return config_class(
             output_dir=str(output),
-            use_cpu=use_cpu(launch),
+            use_cpu=use_cpu(),
             deepspeed=deepspeed,
             **managed,
             **{
@@ -100,7 +100,7 @@ def deepspeed_settings(
             eps=values["adam_epsilon"],
             weight_decay=values["weight_decay"],
             hidden_size=config.hidden_size,
-            cpu=use_cpu(launch),
+            cpu=use_cpu(),
         ),
     )
 

@@ -1,9 +1,8 @@
 """The recipes that a package ships: the YAML files in its folder `recipes`."""
 
-import difflib
 from importlib.resources import files
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 
 
 def recipe_names(package: str) -> list[str]:
@@ -15,9 +14,7 @@ def recipe_text(package: str, name: str) -> str:
     """The recipe's YAML. UserError with the nearest name if the package ships none of that name."""
     names = recipe_names(package)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        advice = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"unknown recipe {name!r}{advice} (there are: {', '.join(names)})")
+        raise UserError(f"unknown recipe {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})")
     return files(package).joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
 
 

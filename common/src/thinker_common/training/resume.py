@@ -18,7 +18,10 @@ WITHOUT_EFFECT = (
     "training.run_name",
     "training.disable_tqdm",
     "training.log_",
-    "training.dataloader_",
+    "training.dataloader_num_workers",
+    "training.dataloader_persistent_workers",
+    "training.dataloader_pin_memory",
+    "training.dataloader_prefetch_factor",
     "evaluation.",
     "launch.",  # ranks and engine are compared by themselves
 )

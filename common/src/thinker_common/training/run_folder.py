@@ -25,6 +25,7 @@ except ImportError:  # not on Windows
 
 from .._version import __version__
 from ..errors import UserError
+from . import durable
 from .plain_yaml import parse_yaml
 from .resume import changed_settings, flat_settings
 
@@ -212,7 +213,7 @@ def write_atomic(path: str | os.PathLike[str], text: str) -> None:
         if isinstance(error, OSError):
             error.filename = os.fspath(path)
         raise
-    _sync_folder(path.parent)
+    durable.sync_folder(path.parent)
 
 
 def environment() -> dict[str, Any]:
@@ -283,13 +284,3 @@ def _jsonable(value: Any) -> Any:
         return value
     number = float(value)
     return number if math.isfinite(number) else None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable. Windows cannot open a folder for this."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..distributed.launch_settings import LaunchSettings
-from ..errors import SettingsError
+from ..errors import SettingsError, check_setting
 
 __all__ = [
     "DataSettings", "EvaluationSettings", "GenerationSettings", "LaunchSettings", "LoraSettings", "ModelSettings",
@@ -22,9 +22,11 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         _at_least("r", self.r, 1)
-        _check("alpha", self.alpha, self.alpha > 0, "a number above 0")
-        _check("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
-        _check("target_modules", self.target_modules, bool(self.target_modules), "all-linear or a list of module names")
+        check_setting("alpha", self.alpha, self.alpha > 0, "a number above 0")
+        check_setting("dropout", self.dropout, 0 <= self.dropout < 1, "a number from 0 to below 1")
+        check_setting(
+            "target_modules", self.target_modules, bool(self.target_modules), "all-linear or a list of module names"
+        )
 
 
 @dataclass
@@ -76,8 +78,8 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         _at_least("max_new_tokens", self.max_new_tokens, 1)
-        _check("temperature", self.temperature, self.temperature > 0, "a number above 0 (training samples)")
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "a number above 0 and at most 1")
+        check_setting("temperature", self.temperature, self.temperature > 0, "a number above 0 (training samples)")
+        check_setting("top_p", self.top_p, 0 < self.top_p <= 1, "a number above 0 and at most 1")
         _at_least("top_k", self.top_k, 0)
 
 
@@ -109,15 +111,9 @@ class EvaluationSettings:
             raise SettingsError("benchmarks is empty: name one, or set at_start and at_end to false")
 
 
-def _check(name: str, value: object, possible: bool, accepted: str) -> None:
-    """SettingsError unless possible. The message starts with the field's name, as `load_settings` expects."""
-    if not possible:
-        raise SettingsError(f"{name} = {value!r}: expected {accepted}")
-
-
 def _at_least(name: str, value: int, smallest: int) -> None:
-    _check(name, value, value >= smallest, f"a whole number of at least {smallest}")
+    check_setting(name, value, value >= smallest, f"a whole number of at least {smallest}")
 
 
 def _not_empty(name: str, value: str) -> None:
-    _check(name, value, bool(value.strip()), "a name or a path")
+    check_setting(name, value, bool(value.strip()), "a name or a path")
