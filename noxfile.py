@@ -52,7 +52,7 @@ def install_pins(session: nox.Session, *groups: str) -> None:
 
 def install_house(session: nox.Session, *folders: str) -> None:
     """Editable installs of our distributions, on the pins, with the pinned build backend."""
-    install_pins(session, "torch", "runtime", "build")
+    install_pins(session, "torch", "runtime", "backend")
     session.install("--no-build-isolation", *(part for folder in folders for part in ("--editable", folder)))
 
 
@@ -139,10 +139,14 @@ def smoke(session: nox.Session, method: str) -> None:
     install_pins(session, "torch")
     temporary = Path(session.create_tmp()).resolve()
     pins = temporary / "pins.txt"
-    pins.write_text("\n".join(nox.project.dependency_groups(PYPROJECT, "runtime")))
+    # Of an extra pip takes the name alone as a constraint.
+    pins.write_text(
+        "\n".join(re.sub(r"\[.*?\]", "", pin) for pin in nox.project.dependency_groups(PYPROJECT, "runtime"))
+    )
     dist = Path(os.environ.get("SMOKE_DIST", temporary)).resolve()
-    for folder in ("common", f"packages/{method}") if dist == temporary else ():
-        session.run("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(dist), folder)
+    # Whole paths: of a bare `common` pip would make a wheel of the project of that name on the index.
+    for folder in (Path("common"), Path("packages", method)) if dist == temporary else ():
+        session.run("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(dist), str(folder.resolve()))
     wheels = [dist / f"{name}-{VERSION}-py3-none-any.whl" for name in ("thinker_common", method)]
     session.install("--constraint", str(pins), *map(str, wheels))
     session.run("python", "-m", "pip", "check")
@@ -177,7 +181,7 @@ def lowest(session: nox.Session) -> None:
     """The core tests with every direct dependency at the lowest version that the metadata allow."""
     lowest_versions = sorted({line for folder in DISTRIBUTIONS for line in declared_lowest(folder)})
     session.install(next(line for line in lowest_versions if line.startswith("torch==")))  # first, as everywhere
-    install_pins(session, "build", "test")
+    install_pins(session, "backend", "test")
     editables = [part for folder in DISTRIBUTIONS for part in ("--editable", folder)]
     session.install("--no-build-isolation", *lowest_versions, *editables)
     session.run("python", "-m", "pip", "check")
