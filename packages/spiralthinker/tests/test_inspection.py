@@ -174,6 +174,20 @@ def test_inspection_is_of_what_generation_had():
             torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("schedule", ["sequential", "simultaneous"])
+def test_with_a_shift_the_head_speaks_at_the_token_before_in_every_reading(schedule):
+    """Of the first latent that is `<bol>`, which all readings of the first latent step have alike."""
+    model = lm.latent_model("gpt2", latents=2, iterations=2, shift=1, schedule=schedule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spiralthinker.inspection.LatentGenerator", Willing)
+        found = inspect_problem(model, lm.problems()[0], max_new_tokens=14)
+    first, *later = (reading[0].says for reading in found.steps[0].at)
+    for says in later:
+        assert [token for token, _ in says] == [token for token, _ in first]
+        assert [share for _, share in says] == pytest.approx([share for _, share in first], abs=1e-5)
+    assert found.steps[0].at[0][1].says != found.steps[0].at[1][1].says, "what the first latent changes"
+
+
 def test_the_page_escapes_and_is_complete(tmp_path):
     model = lm.latent_model("gpt2", latents=2, iterations=2)
     problem = Problem("x", "<script>alert(1)</script> w1", "<b>w2</b>", "text", steps=("w3 <img src=x>", "w4"))

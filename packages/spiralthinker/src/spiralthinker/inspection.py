@@ -4,7 +4,8 @@ The model answers the question. Its response is then read again with all iterati
 (the schedules are exact), and for each latent step:
 
     nearest     the vocabulary entries whose input embeddings have the largest cosine with e^(k)
-    says        what the output head finds likeliest at the latent when the model reads e^(k)
+    says        what the output head finds likeliest, when the model reads e^(k), at the latent, or with `shift` 1 at
+                the token before it: by the state that e^(k+1) would be made of
     change      |e^(k) - e^(k-1)| / |e^(k-1)|
     alignment   align^(k) of `alignment`: between its `<eol>` and the `<eot>` of the text step it stands for, where the
                 reference steps are known. sigma is taken over this problem alone.
@@ -32,6 +33,11 @@ from .model import SpiralThinkerModel
 from .preview import stands_for_text
 
 # N latents, D hidden size, V vocabulary, L layers, C latent steps of the response
+
+LEGEND = (
+    "nearest vocabulary entries (cosine); > what the output head says there (with shift 1 at the token before); change "
+    "of the embedding"
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,8 @@ def _look(model: SpiralThinkerModel, row: Row, top: int) -> list[LatentStep]:
             places = range(settings.iterations)
             own = [given[number * settings.iterations + k if stepwise else k * count + number] for k in places]
             embeddings = [embeds[0, columns], *(refined for _, refined in own)]
-            states = [*(before for before, _ in own), last[columns]]
+            sources = slice(columns.start - settings.shift, columns.stop - settings.shift)
+            states = [*(before for before, _ in own), last[sources]]
         steps.append(LatentStep("", _described(model, embeddings, [head(each) for each in states], top), []))
     return steps
 
@@ -234,7 +241,7 @@ def show_inspection(found: Inspection, console: Console) -> None:
         console.print()
         console.print(table)
     if found.steps:
-        say("a latent: nearest vocabulary entries (cosine); > what the output head says there; change of its embedding")
+        say(f"a latent: {LEGEND}")
 
 
 def _rows(step: LatentStep) -> list[list[str]]:
@@ -261,9 +268,8 @@ def write_inspection(path: Path, found: Inspection, subtitle: str, accuracy: Seq
     sections: list[Texts | Table | Curves] = [Texts("Question and response", texts)]
     for number, step in enumerate(found.steps, start=1):
         columns = ["k", "alignment", *(f"latent {place}" for place in range(1, len(step.at[0]) + 1))]
-        note = "nearest vocabulary entries (cosine); > what the output head says there; change of the embedding"
         title = f"Latent step {number}" + (f", stands for {step.stands_for}" if step.stands_for else "")
-        sections.append(Table(title, columns, _rows(step), note=note))
+        sections.append(Table(title, columns, _rows(step), note=LEGEND))
     changes = {
         f"step {number}, latent {place + 1}": [
             (k, change) for k, latents in enumerate(step.at) if (change := latents[place].change) is not None
