@@ -31,6 +31,14 @@ def test_each_verb_of_data_has_examples(capsys, verb):
     assert code == 0 and f"tinythinker data {verb} " in text.partition("Examples:")[2]
 
 
+def test_help_promises_what_the_verbs_take(capsys):
+    """No checkpoint to resume at, no recipe where only the data sections are read, and `split` writes all three."""
+    assert "--resume auto|never " in ended(capsys, "train", "--help")[1]
+    for verb in ("teach", "build"):
+        assert "sections data, teacher" in " ".join(ended(capsys, "data", verb, "--help")[1].split())
+    assert "all three" in ended(capsys, "data", "split", "--help")[1]
+
+
 @pytest.mark.parametrize("verb", ["train", "evaluate", "inspect"])
 def test_each_verb_has_examples(capsys, verb):
     code, text, _ = ended(capsys, verb, "--help")

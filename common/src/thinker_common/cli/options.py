@@ -28,6 +28,9 @@ Resume = Annotated[
         help="Go on with the run in --output from its newest checkpoint, or PATH.",
     ),
 ]
+ResumeOfPhases = Annotated[
+    str, typer.Option("--resume", metavar="auto|never", help="Go on with the run in --output, or want a new folder.")
+]
 AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Go on although settings or data are not those of the checkpoint.")
 ]

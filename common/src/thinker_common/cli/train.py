@@ -29,7 +29,6 @@ def add_train(app: typer.Typer, package: str, help_text: str, *, resumes_at: boo
     def of_method(module: str, name: str) -> Any:
         return getattr(import_module(f"{package}.{module}"), name)
 
-    @app.command("train", help=help_text)
     def train_command(
         overrides: options.Overrides = None,
         recipe: options.Recipe = None,
@@ -87,6 +86,10 @@ def add_train(app: typer.Typer, package: str, help_text: str, *, resumes_at: boo
                 of_method("train", "train")(settings, folder, resume=resume, allow_changes=allow_changes, **common)
 
         launch.run_or_launch(settings.launch, package, arguments, here, dry_run=dry_run, name=folder.name)
+
+    if not resumes_at:
+        train_command.__annotations__["resume"] = options.ResumeOfPhases
+    app.command("train", help=help_text)(train_command)
 
 
 class _Where(NamedTuple):

@@ -36,6 +36,9 @@ Column = Annotated[
 Split = Annotated[
     str | None, typer.Option("--split", help="train, valid or test; all, for --file.", show_default="train")
 ]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings of the sections data, teacher and build.")
+]
 Folder = Annotated[Path, typer.Option("--output", metavar="DIR", help="The folder to write to.")]
 
 
@@ -45,7 +48,7 @@ def split_command(
     benchmark: Benchmark = None,
     file: File = None,
     column: Column = None,
-    split: Split = None,
+    split: Annotated[str | None, typer.Option("--split", help="Only this one.", show_default="all three")] = None,
     split_seed: Annotated[int, typer.Option("--split-seed", min=0, help="Of a division that is ours.")] = 0,
     data_dir: options.DataDir = None,
 ) -> None:
@@ -89,7 +92,7 @@ def split_command(
 def teach_command(
     output: Folder,
     overrides: options.Overrides = None,
-    config: options.Config = None,
+    config: Config = None,
     benchmark: Benchmark = None,
     file: File = None,
     column: Column = None,
@@ -128,7 +131,7 @@ def teach_command(
 def build_command(
     output: Folder,
     overrides: options.Overrides = None,
-    config: options.Config = None,
+    config: Config = None,
     replies: Annotated[
         Path | None,
         typer.Option("--replies", metavar="FILE", help="What `data teach` wrote.", show_default="exact explanations"),

@@ -19,7 +19,7 @@ Departures from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -27,7 +27,6 @@ from ._common import FILLER, EpochBatches
 from .stages import Stage
 
 Mixing = Literal["interval", "proportional", "sequential", "single"]
-MIXINGS: tuple[Mixing, ...] = get_args(Mixing)
 
 
 def blocks(stages: Sequence[Stage], interval: int, options: int) -> list[int]:
