@@ -23,6 +23,7 @@ from generalthinker.inspect.page import render_group_page
 from generalthinker.inspect.run import sparkline
 from generalthinker.inspect.terminal import coloured, show_group
 from generalthinker.inspect.tokens import token_texts
+from generalthinker.inspect.words import sides
 from generalthinker.report import evenly, sample_sections
 from generalthinker.samples import read_rows, read_samples, write_samples
 from generalthinker.trainer import GeneralThinkerTrainer
@@ -177,6 +178,28 @@ def test_every_stage_of_the_credit(group_of: Callable[..., GroupCredit]) -> None
     assert [r.malformed for r in group.responses] == [
         None, None, None, None, "no_box", "truncated", "empty_answer", "empty_reasoning",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{}, {"credit": "additive"}, {"credit_control": "reverse"}, {"credit": "rlsd", "reward": "binary"}],
+    ids=["controlled", "additive", "reverse", "rlsd"],
+)
+def test_the_colours_say_what_they_are_said_to(group_of: Callable[..., GroupCredit], method: dict[str, Any]) -> None:
+    group = group_of(**method)
+    seen = set()
+    for response in group.responses:
+        mean = sum(token.log_ratio for token in response.credited) / max(1, len(response.credited))
+        for token in response.credited:
+            if response.advantage == 0 or abs(token.weight) < 1e-3 or abs(token.evidence) < 0.5:
+                continue  # the token clip moves the mean a little
+            said = sides(MethodSettings(**method))[token.weight < 0]
+            true = token.log_ratio > mean
+            if method.get("credit") == "rlsd":
+                true = abs(token.advantage) > abs(response.advantage)
+            assert ("more" in said) == true, (token, said)
+            seen.add(said)
+    assert len(seen) == 2
 
 
 def test_an_empty_response_and_a_single_one(group_of: Callable[..., GroupCredit]) -> None:

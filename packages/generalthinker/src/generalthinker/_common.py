@@ -20,7 +20,6 @@ from thinker_common.errors import SettingsError as SettingsError
 from thinker_common.errors import UserError as UserError
 from thinker_common.training import recipes as recipes
 from thinker_common.training.run_folder import RunFolder as RunFolder
-from thinker_common.training.run_folder import new_output as new_output
 from thinker_common.training.run_folder import releasing_folders as releasing_folders
 from thinker_common.training.run_folder import write_atomic as write_atomic
 

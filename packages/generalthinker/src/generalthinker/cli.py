@@ -87,8 +87,8 @@ def inspect_command(
     """Shows the token credit of a group of responses, or what became of a training run.
 
     Of a model: the responses to one problem, each with its reward, its advantage in the group and the credit of its
-    tokens before and after control. Blue tokens become likelier once the policy has seen the reference answer, red
-    ones less likely. The method's settings can be changed as method.KEY=VALUE.
+    tokens before and after control. Blue tokens gain more from seeing the reference answer than their response's mean
+    token, red ones less. The method's settings can be changed as method.KEY=VALUE.
 
     Of a run folder: its curves, and the responses to the same problems through training.
 

@@ -13,7 +13,7 @@ MANAGED_ARGUMENTS = {
     "top_p": "generation.top_p",
     "top_k": "generation.top_k",
     "scale_rewards": "method.min_group_std (rewards are always scaled by their group)",
-    "mask_truncated_completions": "method.malformed (truncated responses never get a loss)",
+    "mask_truncated_completions": "method.malformed (a truncated response gets no loss, but under reward = binary)",
     "reward_weights": "method.reward (there is one reward)",
     "multi_objective_aggregation": "method.reward (there is one reward)",
     "eval_strategy": "evaluation.every_steps",

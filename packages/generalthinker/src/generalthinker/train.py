@@ -45,6 +45,7 @@ from .config import Settings
 from .data import graded_problems
 from .evaluations import compare_before_after, evaluate_all
 from .inspect.tokens import token_texts
+from .inspect.words import sides
 from .prepare import fresh_policy, prepare
 from .report import write_run_report
 from .trainer import GeneralThinkerTrainer
@@ -184,9 +185,7 @@ SHOWN_CREDITS = 3
 def _shown_credit(trainer: GeneralThinkerTrainer, tokenizer: PreTrainedTokenizerBase) -> list[TokenHeat]:
     """The token credit of the newest rollout, as the report draws it: responses that have one first."""
     rollout = sorted(trainer.last_credit, key=lambda shown: not any(shown[1]))
-    note = (
-        "blue: the policy that has seen the answer finds the token likelier than the reference policy; red: less likely"
-    )
+    note = "blue: {}; red: {}".format(*sides(trainer.method))
     return [
         TokenHeat(
             title=f"Token credit in the last rollout, response {number} of {len(rollout)}",

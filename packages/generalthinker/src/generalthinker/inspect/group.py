@@ -43,7 +43,7 @@ from .tokens import token_texts
 class TokenCredit:
     """One token.
 
-    log_ratio: s_t in nats, of reasoning tokens; NaN elsewhere
+    log_ratio: s_t in nats, before `credit_control` changes it, of reasoning tokens; NaN elsewhere
     evidence: d_t as the rule takes it from s_t: standardised per response, for `projection` centred and divided by
         the deviation of all responses, for `rlsd` s_t itself; NaN where nothing is modulated
     bounded: d_t behind the token clip, equal to `evidence` under a rule without one
@@ -178,7 +178,8 @@ def credit_group(
             _, entropies_BT = _logprobs(policy, rollout, temperature)
             threshold = torch.quantile(entropies_BT[reasoning_BT].double(), 1 - method.entropy_gate)
             credited_BT = credits.high_entropy_tokens(entropies_BT, reasoning_BT, threshold)
-    s_BT = _controlled(method, conditioned_BT - base_BT, credited_BT, seed)
+    ratio_BT = conditioned_BT - base_BT
+    s_BT = _controlled(method, ratio_BT, credited_BT, seed)
     evidence_BT, bounded_BT, credit = _credit(method, s_BT, credited_BT, advantages_B)
 
     covered_BT = (whole_mask(rollout) if method.reward == "binary" else loss_mask(rollout, method.malformed)).bool()
@@ -199,7 +200,7 @@ def credit_group(
     )
 
     shown = [
-        torch.where(reasoning_BT, s_BT, nan),
+        torch.where(reasoning_BT, ratio_BT, nan),
         torch.where(credited_BT, evidence_BT, nan),
         torch.where(credited_BT, bounded_BT, nan),
         torch.where(credited_BT, credit.weights_BT, nan),

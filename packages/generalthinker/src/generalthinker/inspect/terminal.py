@@ -27,8 +27,8 @@ def show_group(
     limit = strongest_weight(group)
     if limit:
         legend = Text("\nw_t: ", style="bold")
-        legend.append(" likelier once the answer is known ", style=_style(1.0))
-        legend.append(" less likely ", style=_style(-1.0))
+        for side, strength in zip(words.sides(method), (1.0, -1.0), strict=True):
+            legend.append(f" {side} ", style=_style(strength))
         legend.append(" ")
         legend.append("bounded", style="not bold underline")
         legend.append("  ")

@@ -71,6 +71,20 @@ def _average(logged: dict[str, float]) -> str:
     return f"{logged['reward']:.3f}{spread}"
 
 
+def sides(method: MethodSettings) -> tuple[str, str]:
+    """What a weight w_t above 0 says of a token, and what one below 0."""
+    if method.credit == "rlsd":
+        return "counts more than A", "counts less"
+    more, less = "gains more from the answer than the response's mean token", "gains less"
+    match method.credit_control:
+        case "none":
+            return more, less
+        case "reverse":
+            return less, more
+        case "shuffle":
+            return "more, from another token", "less"
+
+
 def answer_or_reason(response: ResponseCredit) -> str:
     """What the response answers, or what is wrong with it."""
     return printable(response.own_answer) if response.malformed is None else response.malformed.replace("_", " ")
