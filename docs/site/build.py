@@ -1,6 +1,7 @@
 """The site: pages of docs/, what is generated from code, and the check of all links. No network.
 
 python docs/site/build.py --output site
+python docs/site/build.py --write-settings     # the tables of settings that stand in pages of docs/, in place
 
 Generated are the tables of settings (from the dataclasses and the comments beside their fields), the reference (from
 docstrings, by mkdocstrings) and the page of examples. A link to a file of the repository that is no page becomes its
@@ -44,13 +45,21 @@ REFERENCE = {
     "spiralthinker": ["iteration", "alignment", "annotation", "model"],
     "tinythinker": ["stages", "reflection", "mixing", "questions"],
 }
+# <!-- settings of METHOD.config.CLASS: SECTION, ... --> and what stands up to the next <!-- end -->
+SETTINGS = re.compile(r"(<!-- settings of (\S+)\.(\w+): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "site", metavar="DIR")
-    output = parser.parse_args().output.resolve()
+    parser.add_argument("--write-settings", action="store_true", help="write the tables of settings into docs/ instead")
+    given = parser.parse_args()
+    if given.write_settings:
+        for page in sorted(DOCS.glob("*.md")):
+            page.write_text(with_settings(page.read_text(encoding="utf-8")), encoding="utf-8")
+        return
+    output = given.output.resolve()
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         problems = assemble(tree)
@@ -80,7 +89,10 @@ def assemble(tree: Path) -> list[str]:
     homes = {ROOT / source: page for source, page in PAGES_FROM_ELSEWHERE.items()}
     for page in sorted(pages.rglob("*.md")):
         home = next((source for source, name in homes.items() if pages / name == page), DOCS / page.relative_to(pages))
-        text, wrong = with_links(page.read_text(encoding="utf-8"), home, page, pages, homes)
+        text = page.read_text(encoding="utf-8")
+        if with_settings(text) != text:
+            problems.append(f"{home.relative_to(ROOT)}: settings have changed, run build.py --write-settings")
+        text, wrong = with_links(text, home, page, pages, homes)
         page.write_text(text, encoding="utf-8")
         problems += wrong
     (pages / "reference").mkdir()
@@ -161,6 +173,22 @@ def settings_page(method: str) -> str:
     return "\n".join(lines)
 
 
+def with_settings(text: str) -> str:
+    """A page with its tables of settings as the code has them."""
+
+    def table(match: re.Match[str]) -> str:
+        head, module, cls, sections, end = match.groups()
+        fields = {field.name: field for field in dataclasses.fields(getattr(importlib.import_module(module), cls))}
+        lines = ["", "| setting | type | default | |", "|---|---|---|---|"]
+        for name in sections.split(", "):
+            section = _dataclass_of(fields[name])
+            assert section is not None, f"{name} is no section"
+            lines += _rows(section, name)
+        return head + "\n".join(lines) + "\n\n" + end
+
+    return SETTINGS.sub(table, text)
+
+
 def _rows(cls: type, prefix: str) -> list[str]:
     comments = _comments(cls)
     rows = []
@@ -172,10 +200,8 @@ def _rows(cls: type, prefix: str) -> list[str]:
                 rows.append(f"| `{name}` | section | `null` | {comments.get(field.name, '')} |")
             rows += _rows(section, name)
             continue
-        kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-        kind = re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace('"', ""), str(kind).replace("typing.", "")).replace(
-            "'", ""
-        )
+        kind = field.type.__name__ if isinstance(field.type, type) else str(field.type).replace("typing.", "")
+        kind = re.sub(r"Optional\[(.*)\]", r"\1 | None", re.sub(r"Literal\[(.*?)\]", r"\1", kind)).replace("'", "")
         shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
         cells = (f"`{name}`", kind, f"`{shown}`" if shown else "", comments.get(field.name, ""))
         rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
@@ -197,12 +223,14 @@ def _default(field: dataclasses.Field):
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """Field -> the comment at the end of its line."""
+    """Field -> the comment at the end of its line, in the class itself or in one that it extends."""
+    if not dataclasses.is_dataclass(cls):
+        return {}
     module = importlib.import_module(cls.__module__)
     text = Path(module.__file__).read_text(encoding="utf-8")
     lines = text.splitlines()
     node = next(n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ClassDef) and n.name == cls.__name__)
-    found = {}
+    found = _comments(cls.__bases__[0])
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             span = "\n".join(lines[item.lineno - 1 : item.end_lineno])

@@ -22,6 +22,16 @@ def commands(path):
     return re.findall(r"^    tinythinker (.+?)(?:  +#.*)?$", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+@pytest.mark.parametrize("page", ["tinythinker.md", "tinythinker-data.md"])
+def test_the_tables_of_settings_are_those_of_the_code(page, monkeypatch):
+    monkeypatch.syspath_prepend(str(HOUSE / "docs/site"))
+    import build
+
+    text = (HOUSE / "docs" / page).read_text(encoding="utf-8")
+    assert "<!-- settings of tinythinker.config" in text
+    assert build.with_settings(text) == text, "python docs/site/build.py --write-settings"
+
+
 def asks_an_endpoint(command):
     return command.startswith("data teach") and "teacher.kind" not in command and "--dry-run" not in command
 

@@ -172,7 +172,7 @@ class AcquisitionSettings:
     stages: list[Literal["recall", "analyze", "summarize"]] = field(
         default_factory=lambda: ["recall", "analyze", "summarize"]  # fewer: an ablation; summarize is always needed
     )
-    mixing: Literal["interval", "proportional", "sequential", "single"] = "interval"
+    mixing: Literal["interval", "proportional", "sequential", "single"] = "interval"  # order of the stages' batches
     interval: int = 100  # optimiser batches of a stage in one round; of analyze, times the options
     batch_size: int = 64  # rows of an optimiser batch, over all ranks and accumulation passes
     num_train_epochs: float = 10
@@ -204,14 +204,16 @@ class ReflectionSettings:
     """Phase 2, self-reflection: preferences among the student's own recalls and analyses."""
 
     iterations: int = 5  # 0: phase 1 alone
-    stages: list[Literal["recall", "analyze"]] = field(default_factory=lambda: ["recall", "analyze"])
+    stages: list[Literal["recall", "analyze"]] = field(
+        default_factory=lambda: ["recall", "analyze"]  # fewer: an ablation
+    )
     reference: Literal["previous", "acquired"] = "previous"  # the student of the last iteration, or that of phase 1
     samples: int = 10  # chains of each question, in each of the two passes
     temperature: float = 0.7
     top_k: int = 0  # 0: the whole vocabulary
     recalls: int = 1  # of each question, those that the analyze pass is drawn after; preferred ones before others
     limit: int | None = None  # a seeded sample of so many of the training questions, another in each iteration
-    pairs: Literal["gold_and_predicted", "all_options"] = "gold_and_predicted"
+    pairs: Literal["gold_and_predicted", "all_options"] = "gold_and_predicted"  # options whose analyses are compared
     beta: float = 0.5  # how far the student may leave the reference: smaller lets it go further
     alpha: float = 0.5  # weight of the NLL of the preferred texts
     batch_size: int = 32  # pairs of an optimiser batch, over all ranks and accumulation passes
@@ -246,7 +248,7 @@ class MethodSettings:
         one target; both in phase 1's way, and without phase 2
     """
 
-    baseline: Literal["label", "cot"] | None = None
+    baseline: Literal["label", "cot"] | None = None  # the answer alone, or the whole chain as one target
     acquisition: AcquisitionSettings = field(default_factory=AcquisitionSettings)
     reflection: ReflectionSettings = field(default_factory=ReflectionSettings)
     nonfinite: Literal["stop", "skip"] = "stop"  # at a step whose loss or gradient is not finite
@@ -290,7 +292,9 @@ class EvaluationSettings:
     benchmarks: list[str] | None = None  # null: the training data's own other splits
     split: str = "test"
     limit: int | None = None  # a seeded sample of this many questions
-    answering: list[Answering] = field(default_factory=lambda: ["greedy"])
+    answering: list[Answering] = field(
+        default_factory=lambda: ["greedy"]  # each tests every student once more
+    )
     samples: int = 10  # chains of each question for self_consistency
     temperature: float = 0.7
     top_k: int = 0
