@@ -247,6 +247,7 @@ def test_preview_shows_targets_and_what_a_latent_step_stands_for():
         (["stage1.max_steps=0"], "stage1.max_steps = 0: expected at least 1"),
         (["training.gradient_checkpointing=true"], "use training.activation_checkpointing"),
         (["model.dtype=float16"], "model.dtype = 'float16'"),
+        (["evaluation.at_start=true"], "evaluation.at_start = true: expected false"),
     ],
 )
 def test_impossible_settings_are_refused_before_anything_is_written(given, message, tmp_path):

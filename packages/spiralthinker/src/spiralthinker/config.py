@@ -121,6 +121,18 @@ class MethodSettings:
 
 
 @dataclass
+class EvaluationSettings(sections.EvaluationSettings):
+    """Greedy evaluation behind each stage, and while it trains."""
+
+    at_start: bool = False  # always: a model that has no latent steps yet cannot be evaluated with them
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.at_start:
+            raise SettingsError("at_start = true: expected false, a model without latent steps has nothing to show")
+
+
+@dataclass
 class Settings:
     """Everything one run depends on.
 
@@ -133,7 +145,7 @@ class Settings:
     method: MethodSettings = field(default_factory=MethodSettings)
     training: dict[str, Any] = field(default_factory=dict)
     stage1: dict[str, Any] = field(default_factory=dict)
-    evaluation: sections.EvaluationSettings = field(default_factory=sections.EvaluationSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     launch: sections.LaunchSettings = field(default_factory=sections.LaunchSettings)
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class Measured:
 def load_evaluations(settings: Settings) -> list[LoadedBenchmark]:
     """The benchmarks for behind the stages."""
     evaluation = settings.evaluation
-    if not (evaluation.at_start or evaluation.at_end):
+    if not evaluation.at_end:
         return []
     return [
         load_benchmark(name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit)
