@@ -9,6 +9,7 @@ import pytest
 
 from generalthinker import _common, cli
 from generalthinker.config import Settings
+from thinker_common.training.sections import LoraSettings
 
 ROOT = Path(__file__).parents[3]
 RECIPES = _common.recipes.recipe_names("generalthinker")
@@ -156,6 +157,22 @@ def test_the_settings_page_has_every_setting_and_no_other():
 
     documented = set(re.findall(r"^\| `([a-z_]+\.[a-z_.]+)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert documented == {name for name in known_names(Settings) if "." in name}
+
+
+def test_the_settings_page_has_the_defaults():
+    page = ROOT / "docs" / "settings.md"
+    if not page.exists():
+        pytest.skip("the pages are not part of the source distribution")
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_.]+)` \| `(.+?)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(rows) > 50  # all but the two templates, which it calls the paper's
+    defaults = Settings()
+    for name, stated in rows:
+        *sections, key = name.split(".")
+        found = defaults
+        for section in sections:
+            found = getattr(found, section)
+            found = LoraSettings() if found is None else found
+        assert _common.parse_yaml(stated, name) == getattr(found, key), name
 
 
 # --- the one door to the base ---------------------------------------------------------------------------------------------

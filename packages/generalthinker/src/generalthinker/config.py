@@ -77,7 +77,7 @@ class MethodSettings:
         "controlled"
     )
     credit_strength: float = 0.1  # lambda: how far a token's advantage may move from the response's, relative to it
-    credit_base: Literal["reference", "current"] | None = None  # pi_base; null: the rule's own, see `base_policy`
+    credit_base: Literal["reference", "current"] | None = None  # pi_base; null: current for projection, rlsd
     credit_control: Literal["none", "shuffle", "reverse"] = "none"  # controls: the credit at random tokens, or negated
     token_clip: float = 2.0  # eps_tok, in standard deviations of the response's own log-ratios
     entropy_gate: float | None = None  # modulate only this share of the reasoning tokens, those of highest entropy
