@@ -160,8 +160,8 @@ SPIRAL_EVALUATE = {
     "truncated --benchmark chains": (["evaluate", "truncated", *S_EVALUATE, "--benchmark", "chains"], "truncated: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
     "pickle --benchmark chains": (["evaluate", "pickle", *S_EVALUATE, "--benchmark", "chains"], "pickle: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
     "--benchmark gsm8k --data-dir data": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "gsm8k", "--data-dir", "data"], "gsm8k: there is neither data/gsm8k/test.jsonl nor data/test.jsonl"),
-    "--benchmark chains --output full": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--output", "full"], "embedded: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
-    "--benchmark chains --output file": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--output", "file"], "file is a file: name a folder with --output"),
+    "--benchmark chains --output full": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--output", "full"], "output full is not empty (it holds notes.txt): choose another --output"),
+    "--benchmark chains --output file": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--output", "file"], "output file is or lies below a file: choose another --output"),
     "--benchmark chains --dtype int8": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--dtype", "int8"], f"Invalid value for '--dtype': Value error, 'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'.\n{USAGE}"),
     "no_weights --benchmark chains --revision main": (["evaluate", "no_weights", *S_EVALUATE, "--benchmark", "chains", "--revision", "main"], "no_weights: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
 }  # fmt: skip

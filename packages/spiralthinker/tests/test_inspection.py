@@ -15,7 +15,7 @@ from spiralthinker.inspection import inspect_problem, write_inspection
 from spiralthinker.model import SpiralThinkerModel
 from spiralthinker.sweep import Point, points
 from thinker_common.benchmarks.problem import Problem
-from thinker_common.errors import SettingsError
+from thinker_common.errors import SettingsError, UserError
 
 
 class Willing(LatentGenerator):
@@ -122,6 +122,32 @@ def test_evaluate_at_several_points(saved, tmp_path):
     again = json.loads(invoke(*command, "--json").partition("{")[2].join(["{", ""]))["points"]
     assert [point["responses"] for point in again] == [0] * 4, "nothing is generated twice"
     assert [point["accuracy"] for point in again] == [point["accuracy"] for point in found]
+
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):  # something else than an evaluation lies there
+        invoke(*command)
+    (folder / "notes.txt").unlink()
+    compared(saved, folder, tmp_path)
+
+
+def compared(saved, earlier, tmp_path):
+    """Each point with the same one of an earlier evaluation, on the problems that both have."""
+    common = ["--max-new-tokens", "40", "--compare", earlier]
+    command = ["evaluate", saved, "--benchmark", "chains", "--limit", "4", *common]
+    printed = invoke(*command, "--iterations", "1,2", "--output", tmp_path / "later")
+    assert printed.count("exact McNemar p = 1, n = 4") == 2
+    for point in json.loads((tmp_path / "later/results.json").read_text())["points"]:
+        assert point["compared_with"] == str(earlier)
+        assert (point["comparison"]["difference"], point["comparison"]["n"]) == (0, 4)
+    assert "paired" in (tmp_path / "later/report.html").read_text()
+    for given, message in (
+        (["--iterations", "3"], "has no responses at N2-K3-sequential; it has N2-K1-sequential, N2-K1-seq"),
+        (["--max-new-tokens", "41"], "they differ in the decoding .max_new_tokens. .40 and 41."),
+        (["--compare", tmp_path], "has no responses at N2-K2-sequential; it has none"),
+    ):
+        with pytest.raises(UserError, match=message):
+            invoke(*command, *given, "--output", tmp_path / "none")
+        assert not (tmp_path / "none").exists()
 
 
 def test_evaluate_on_a_file_of_ones_own(saved, tmp_path):

@@ -36,16 +36,30 @@ class Earlier:
     rows: list[dict[str, Any]]
 
     def check(
-        self, benchmark: "LoadedBenchmark", chat_template: str, grader: str, decoding: dict[str, Any], form: str | None
+        self,
+        benchmark: "LoadedBenchmark",
+        chat_template: str,
+        grader: str,
+        decoding: dict[str, Any],
+        form: str | None = None,
+        *,
+        template: str | None = None,
     ) -> None:
-        """UserError unless an evaluation on `benchmark` with these settings can be compared with this one."""
+        """UserError unless an evaluation on `benchmark` with these settings can be compared with this one.
+
+        form: of a ranking's options; template: of the prompts, None for the usual one
+        """
         from ..evaluation.comparison import check_comparable, paired_scores
         from ..evaluation.evaluate import PROMPT_TEMPLATE, problem_hash, protocol
 
         if form is not None:
             grader, decoding = "likelihood", {}
         settings = protocol(
-            benchmark, template=PROMPT_TEMPLATE, chat_template=chat_template, grader=grader, decoding=decoding
+            benchmark,
+            template=PROMPT_TEMPLATE if template is None else template,
+            chat_template=chat_template,
+            grader=grader,
+            decoding=decoding,
         )
         try:
             check_comparable(self.settings, {**settings, **({"ranking": form} if form is not None else {})})

@@ -13,6 +13,10 @@ from thinker_common.cli.app import run as run
 from thinker_common.cli.doctor import add_doctor as add_doctor
 from thinker_common.cli.printable import printable as printable
 from thinker_common.cli.recipes import recipes_app as recipes_app
+from thinker_common.cli.results_folder import Earlier as Earlier
+from thinker_common.cli.results_folder import benchmarks_of as benchmarks_of
+from thinker_common.cli.results_folder import read_earlier as read_earlier
+from thinker_common.cli.results_folder import rows_file as rows_file
 from thinker_common.cli.train import add_train as add_train
 from thinker_common.cli.train import read_recipe as read_recipe
 from thinker_common.errors import DataError as DataError
@@ -29,6 +33,7 @@ _LAZY = {
     "CACHE": "evaluation.in_flight:CACHE",
     "CHUNK_TOKENS": "likelihood.logprobs:CHUNK_TOKENS",
     "COLUMNS": "evaluation.table:COLUMNS",
+    "Comparison": "evaluation.comparison:Comparison",
     "Curves": "evaluation.report:Curves",
     "EngineCheck": "training.callbacks:EngineCheck",
     "EvaluationResult": "evaluation.evaluate:EvaluationResult",
@@ -52,6 +57,7 @@ _LAZY = {
     "check_decoding": "evaluation.generate:check_decoding",
     "check_samples": "evaluation.generate:check_samples",
     "choose_together": "training.dependable:choose_together",
+    "compare": "evaluation.comparison:compare",
     "data_fingerprint": "training.resume:data_fingerprint",
     "engine_arguments": "training.engine_arguments",
     "evaluate": "evaluation.evaluate:evaluate",
@@ -79,6 +85,7 @@ _LAZY = {
     "sample": "benchmarks:sample",
     "sampling_processors": "evaluation.sampling:sampling_processors",
     "sections": "training.sections",
+    "sentence": "evaluation.table:sentence",
     "stream_seed": "evaluation.sampling:stream_seed",
     "terminal_table": "evaluation.table:terminal_table",
     "to_yaml": "training.settings:to_yaml",
@@ -105,6 +112,8 @@ if TYPE_CHECKING:
     from thinker_common.distributed.out_of_memory import naming_what_to_lower as naming_what_to_lower
     from thinker_common.distributed.process_group import process_group as process_group
     from thinker_common.distributed.sharded import policy_on as policy_on
+    from thinker_common.evaluation.comparison import Comparison as Comparison
+    from thinker_common.evaluation.comparison import compare as compare
     from thinker_common.evaluation.evaluate import EvaluationResult as EvaluationResult
     from thinker_common.evaluation.evaluate import evaluate as evaluate
     from thinker_common.evaluation.evaluate import model_fingerprint as model_fingerprint
@@ -124,6 +133,7 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.sampling import stream_seed as stream_seed
     from thinker_common.evaluation.table import COLUMNS as COLUMNS
     from thinker_common.evaluation.table import cells as cells
+    from thinker_common.evaluation.table import sentence as sentence
     from thinker_common.evaluation.table import terminal_table as terminal_table
     from thinker_common.likelihood.batching import token_budget_batches as token_budget_batches
     from thinker_common.likelihood.forward import call_through as call_through

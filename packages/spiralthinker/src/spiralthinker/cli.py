@@ -101,6 +101,10 @@ def evaluate_command(
     limit: options.Limit = None,
     data_dir: options.DataDir = None,
     output: options.Output = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option("--compare", metavar="DIR", help="An earlier evaluation: a paired test on the same problems."),
+    ] = None,
     max_new_tokens: Tokens = 256,
     max_tokens_per_batch: options.BatchTokens = 8192,
     dtype: options.Dtype = "auto",
@@ -126,6 +130,7 @@ def evaluate_command(
       spiralthinker evaluate runs/embedded/model --benchmark chains --control none,shuffled,zeroed --limit 200
       spiralthinker evaluate runs/mine/model --file mine.jsonl
       spiralthinker evaluate runs/gsm8k/model --benchmark gsm8k --gpus 8 --output runs/scores
+      spiralthinker evaluate runs/codi/model --benchmark gsm8k --compare runs/scores
       spiralthinker evaluate LARGE_MODEL --benchmark gsm8k --gpus 8 --zero 3
     """
     folder = RunFolder(output or new_output("evaluation"))
@@ -143,6 +148,7 @@ def evaluate_command(
         limit=limit,
         data_dir=data_dir,
         output=folder.path,
+        compare=compare,
         max_new_tokens=max_new_tokens,
         max_tokens_per_batch=max_tokens_per_batch,
         dtype=dtype,
@@ -190,6 +196,7 @@ def evaluate_command(
         controls=[None if name == "none" else name for name in controls],  # type: ignore[misc]  # checked above
         max_new_tokens=max_new_tokens,
         max_tokens_per_batch=max_tokens_per_batch,
+        compare=compare,
         as_json=as_json,
         **numbers,
     )
