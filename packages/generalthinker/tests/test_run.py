@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from generalthinker.cli import app
 from generalthinker.config import MethodSettings
-from generalthinker.data import hold_out, training_rows, wrong_answers
+from generalthinker.data import training_rows, wrong_answers
 from thinker_common.benchmarks import chains, facts
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
 from thinker_common.errors import DataError
 from thinker_common.evaluation.grading import grade
 from thinker_common.models.load import load_policy, load_tokenizer
+from thinker_common.training.problems import hold_out
 
 TINY = [
     "training.max_steps=2", "training.per_device_train_batch_size=8", "training.num_generations=4", "data.limit=12",

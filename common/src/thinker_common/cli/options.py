@@ -67,6 +67,16 @@ BenchmarkOptions = Annotated[
 ]
 
 
+def check_page(page: Path | None) -> None:
+    """UserError for a `--page` that is there already or that lies below a file."""
+    if page is None:
+        return
+    if page.exists():
+        raise UserError(f"{page} exists already: name another file with --page")
+    if not next(parent for parent in page.parents if parent.exists()).is_dir():
+        raise UserError(f"{page} lies below a file: name another place with --page")
+
+
 def column_mapping(columns: Sequence[str]) -> dict[str, str]:
     """Our field -> the file's column, from the values of `--column FIELD=NAME`. UserError for one without `=`."""
     mapping = {}

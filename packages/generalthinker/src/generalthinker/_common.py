@@ -62,10 +62,11 @@ _LAZY = {
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
     "grade": "evaluation.grading:grade",
+    "hold_out": "training.problems:hold_out",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
-    "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_policy": "models.load:load_policy",
+    "load_problems": "training.problems:load_problems",
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
     "memory": "distributed.memory",
@@ -74,7 +75,6 @@ _LAZY = {
     "progress_bar": "evaluation.progress:progress_bar",
     "ragged_token_logprobs": "likelihood.logprobs:ragged_token_logprobs",
     "ranks": "distributed.ranks",
-    "sample": "benchmarks:sample",
     "sections": "training.sections",
     "sentence": "evaluation.table:sentence",
     "split_response": "likelihood.boundary:split_response",
@@ -89,10 +89,8 @@ _LAZY = {
 
 if TYPE_CHECKING:
     from thinker_common.benchmarks import load_benchmark as load_benchmark
-    from thinker_common.benchmarks import sample as sample
     from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
-    from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
     from thinker_common.distributed import memory as memory
     from thinker_common.distributed import ranks as ranks
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
@@ -142,6 +140,8 @@ if TYPE_CHECKING:
     from thinker_common.training.engine_arguments import weights_dtype as weights_dtype
     from thinker_common.training.export import export_trained as export_trained
     from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
+    from thinker_common.training.problems import hold_out as hold_out
+    from thinker_common.training.problems import load_problems as load_problems
     from thinker_common.training.resume import RunIdentity as RunIdentity
     from thinker_common.training.resume import data_fingerprint as data_fingerprint
     from thinker_common.training.resume import flat_settings as flat_settings

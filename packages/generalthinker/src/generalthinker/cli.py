@@ -100,10 +100,7 @@ def inspect_command(
       generalthinker inspect runs/gsm8k/model --reference embedded --benchmark chains --index 3
       generalthinker inspect runs/gsm8k --page run.html
     """
-    if page is not None and page.exists():
-        raise UserError(f"{page} exists already: name another file with --page")
-    if page is not None and not next(parent for parent in page.parents if parent.exists()).is_dir():
-        raise UserError(f"{page} lies below a file: name another place with --page")
+    options.check_page(page)
     folder = RunFolder(model)
     if folder.holds_run():
         _inspect_run(context, folder, page)

@@ -8,9 +8,18 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
-from ._common import LoadedBenchmark, UserError, add_lora, load_policy, load_tokenizer, weights_dtype
+from ._common import (
+    LoadedBenchmark,
+    UserError,
+    add_lora,
+    hold_out,
+    load_policy,
+    load_problems,
+    load_tokenizer,
+    weights_dtype,
+)
 from .config import Settings
-from .data import check_evaluation_room, check_room, hold_out, load_problems, training_rows
+from .data import check_evaluation_room, check_room, training_rows
 from .evaluations import load_evaluations
 from .trainer import check_combination
 

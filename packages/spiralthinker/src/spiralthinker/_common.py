@@ -65,10 +65,12 @@ _LAZY = {
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
     "generation": "evaluation.generate:generation",
+    "hold_out": "training.problems:hold_out",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_policy": "models.load:load_policy",
+    "load_problems": "training.problems:load_problems",
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
     "load_trained_weights": "models.adapters:load_trained_weights",
@@ -156,6 +158,8 @@ if TYPE_CHECKING:
     from thinker_common.training.engine_arguments import trains_in_bfloat16 as trains_in_bfloat16
     from thinker_common.training.engine_arguments import weights_dtype as weights_dtype
     from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
+    from thinker_common.training.problems import hold_out as hold_out
+    from thinker_common.training.problems import load_problems as load_problems
     from thinker_common.training.resume import RunIdentity as RunIdentity
     from thinker_common.training.resume import data_fingerprint as data_fingerprint
     from thinker_common.training.resume import flat_settings as flat_settings

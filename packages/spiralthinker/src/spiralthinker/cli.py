@@ -250,10 +250,7 @@ def inspect_command(
       spiralthinker inspect runs/embedded/model "Mia has 3 coins. She finds 4 coins. How many coins does Mia have now?"
       spiralthinker inspect runs/embedded/model --index 7 --page report.html --curves chains --limit 200
     """
-    if page is not None and page.exists():
-        raise UserError(f"{page} exists already: name another file with --page")
-    if page is not None and not next(parent for parent in page.parents if parent.exists()).is_dir():
-        raise UserError(f"{page} lies below a file: name another place with --page")
+    options.check_page(page)
     if curves is not None and page is None:
         raise UserError("--curves: they are drawn on the page, so name one with --page")
     if question is not None and not question.strip():

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from ._common import DataError, LoadedBenchmark, load_benchmark, load_jsonl, sample, sections
+from ._common import DataError, LoadedBenchmark
 from .annotation import Example, without_steps
 from .columns import Row, explicit_row, implicit_row
 from .model import SpiralThinkerModel
-
-
-def load_problems(data: sections.DataSettings) -> LoadedBenchmark:
-    """The training problems that the settings name: the user's file, or a benchmark's split."""
-    if data.train_file is not None:
-        problems = load_jsonl(data.train_file, data.columns, kind=data.kind)
-        return problems if data.limit is None else sample(problems, data.limit, data.seed)
-    assert data.benchmark is not None  # DataSettings wants one of the two
-    return load_benchmark(data.benchmark, split=data.split, data_dir=data.data_dir, limit=data.limit, seed=data.seed)
-
-
-def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedBenchmark, LoadedBenchmark]:
-    """(for training, for validation): `count` problems, drawn from `seed`, are taken out of the training data.
-
-    Raises:
-        DataError: no problem would be left to train on.
-    """
-    if count >= len(loaded.problems):
-        raise DataError(
-            f"evaluation.validation_limit = {count} would hold out all {len(loaded.problems)} problems: lower it, or "
-            "set evaluation.every_steps = null to train without validation"
-        )
-    validation = sample(loaded, count, seed)
-    held = {problem.id for problem in validation.problems}
-    rest = tuple(problem for problem in loaded.problems if problem.id not in held)
-    source = f"{loaded.source}, {count} held out for validation (seed {seed})"
-    return replace(loaded, problems=rest, source=source), validation
 
 
 @dataclass(frozen=True)

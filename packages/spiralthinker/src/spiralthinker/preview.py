@@ -7,10 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from ._common import UserError, load_tokenizer
+from ._common import UserError, load_problems, load_tokenizer
 from .annotation import IGNORED, Annotation, Block, Example, Markers, Tokens, add_markers, explicit, marker_ids
 from .config import Settings
-from .data import load_problems
 from .model import SETTINGS_FILE
 
 

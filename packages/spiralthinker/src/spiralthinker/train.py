@@ -41,8 +41,10 @@ from ._common import (
     data_fingerprint,
     flat_settings,
     gathered,
+    hold_out,
     join,
     load_policy,
+    load_problems,
     load_tokenizer,
     load_trained_weights,
     parse_yaml,
@@ -59,7 +61,7 @@ from .arguments import training_arguments
 from .callbacks import ValidationCallback, status
 from .columns import Row
 from .config import Settings
-from .data import TrainingData, hold_out, latent_steps, load_problems, training_data
+from .data import TrainingData, latent_steps, training_data
 from .evaluations import Measured, evaluate_one, load_evaluations
 from .model import SETTINGS_FILE, LatentSettings, SpiralThinkerModel
 from .report import cost_table, write_run_report

@@ -44,10 +44,7 @@ def inspect_command(
       tinythinker inspect runs/csqa/model --question "Where do birds sleep?" --options "nest|car|cup" --answer A
       tinythinker inspect runs/csqa/model --benchmark csqa --swap "Birds sleep in cars."
     """
-    if page is not None and page.exists():
-        raise UserError(f"{page} exists already: name another file with --page")
-    if page is not None and not next(parent for parent in page.parents if parent.exists()).is_dir():
-        raise UserError(f"{page} lies below a file: name another place with --page")
+    options.check_page(page)
     if (question is None) != (choices is None):
         raise UserError("--question and --options belong together")
     if gold is not None and question is None:
