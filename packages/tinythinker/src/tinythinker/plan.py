@@ -1,7 +1,7 @@
 """What a run would do, for `--dry-run`: settings, data, steps, DeepSpeed's configuration, memory."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,8 +9,9 @@ from rich.console import Console
 from ._common import memory, to_yaml, trains_in_bfloat16
 from .arguments import Phase, checked_arguments, planned_steps, run_deepspeed
 from .config import Settings
-from .prepare import Material, first_student, load_material, stage_order, target_rows
+from .prepare import first_student, load_material, stage_order, target_rows
 from .student import Student
+from .trainer import StageOrder, TargetRow
 
 
 def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, console: Console) -> None:
@@ -63,17 +64,20 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
             f"phase 2: {method.iterations} iterations, each with {reflection.samples} chains of {questions_drawn} "
             f"questions in each of two passes, then {length} of {reflection.batch_size} pairs a step"
         )
-        most = longest_pair(settings, student, material)
+        most = longest_pair(settings, order, rows)
         _say_phase(settings, reflection, student, most, 2, ranks, say)
     say(f"output: {output} (not made: dry run)")
 
 
-def longest_pair(settings: Settings, student: Student, material: Material) -> int:
-    """Tokens of the longest row of a pair: the longest prompt that there is, and the longest text."""
-    prompts = [
-        len(student.prompt_ids(row.prompt(student.form.stages))) for own in material.rows.values() for row in own[:200]
-    ]
-    return max(prompts) + max(settings.generation.recall_tokens, settings.generation.analyze_tokens)
+def longest_pair(settings: Settings, order: StageOrder, rows: Sequence[TargetRow]) -> int:
+    """Tokens of the longest row of a pair: the longest prompt of a stage that is reflected on, and the longest text.
+
+    rows: of phase 1, whose prompts hold the teacher's recalls in the place of the student's
+    """
+    names = [name for name, size in zip(order.names, order.sizes, strict=True) for _ in range(size)]
+    reflected = settings.method.reflection.stages
+    longest = max(len(row["prompt_ids"]) for name, row in zip(names, rows, strict=True) if name in reflected)
+    return longest + max(settings.generation.recall_tokens, settings.generation.analyze_tokens)
 
 
 def _say_phase(
