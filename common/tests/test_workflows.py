@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def named_sessions(workflow):
                 yield from job["strategy"]["matrix"]["session"] if name.startswith("${{") else [name]
 
 
-def test_there_are_the_three():
-    assert {path.stem for path in WORKFLOWS} >= {"ci", "release", "docs"}
+def test_there_are_the_four():
+    assert {path.stem for path in WORKFLOWS} >= {"ci", "slow", "release", "docs"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -48,6 +49,20 @@ def test_ci_runs_what_a_change_has_to_pass():
     ci = load(ROOT / ".github/workflows/ci.yml")
     assert set(named_sessions(ci)) >= {"lint", "types", "tests", "build", "smoke", "vendor", "lowest", "docs"}
     assert ci["jobs"]["tests"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+
+
+def test_the_slow_tests_run_weekly_and_by_hand_and_end():
+    slow = load(ROOT / ".github/workflows/slow.yml")
+    when = slow[True]  # which is how YAML 1.1 reads `on`
+    assert set(when) == {"schedule", "workflow_dispatch"}
+    [schedule] = when["schedule"]
+    minute, hour, day, month, weekday = schedule["cron"].split()
+    assert (day, month) == ("*", "*") and all(field.isdecimal() for field in (minute, hour, weekday))
+    [job] = slow["jobs"].values()
+    assert list(named_sessions(slow)) == ["slow"] and job["timeout-minutes"] <= 180
+    pytest_settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]
+    assert job["strategy"]["matrix"]["tests"] == pytest_settings["ini_options"]["testpaths"]
+    assert job["steps"][-1]["run"].endswith("nox -s slow -- ${{ matrix.tests }}")
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
