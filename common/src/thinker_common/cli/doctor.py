@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,8 @@ from .options import Json
 if TYPE_CHECKING:
     from packaging.requirements import Requirement as Declared
 
+    from .selftest import Outcome
+
 
 def add_doctor(app: typer.Typer, distributions: Sequence[str]) -> None:
     """Adds the verb to a command line. `distributions`: ours, whose requirements it checks."""
@@ -23,16 +25,33 @@ def add_doctor(app: typer.Typer, distributions: Sequence[str]) -> None:
     @app.command(
         "doctor",
         help="Shows versions, devices and what is missing.\n\n"
-        "Names the command that installs what is missing, and exits with 1 then.\n\n"
-        f"\b\nExamples:\n  {app.info.name} doctor\n  {app.info.name} doctor --json",
+        "Names the command that installs what is missing, and exits with 1 then, or if a check of --selftest failed."
+        f"\n\n\b\nExamples:\n  {app.info.name} doctor\n  {app.info.name} doctor --selftest\n"
+        f"  {app.info.name} doctor --json",
     )
-    def doctor(as_json: Json = False) -> None:
+    def doctor(
+        run_selftest: Annotated[
+            bool,
+            typer.Option(
+                "--selftest",
+                help="Also try it, in minutes: numbers, attention, generation, several processes, ZeRO-3, vLLM.",
+            ),
+        ] = False,
+        as_json: Json = False,
+    ) -> None:
         state = examine(distributions)
+        if not as_json:
+            _print(state)
+        failed = False
+        if run_selftest:
+            outcomes = _run_selftest()
+            state["selftest"] = [asdict(outcome) for outcome in outcomes]
+            failed = any(outcome.result == "failed" for outcome in outcomes)
+            if not as_json:
+                _print_selftest(outcomes)
         if as_json:
             typer.echo(json.dumps(state, indent=2))
-        else:
-            _print(state)
-        if not state["healthy"]:
+        if failed or not state["healthy"]:
             raise typer.Exit(1)
 
 
@@ -195,3 +214,34 @@ def _print(state: dict[str, Any]) -> None:
         typer.echo("Requirements are not known: pip did not install this copy.")
     elif state["healthy"]:
         typer.secho("Everything that is required is here.", fg="green")
+
+
+def _run_selftest() -> "list[Outcome]":
+    from rich.console import Console
+
+    from .selftest import CHECKS, run_check
+
+    outcomes = []
+    with Console(stderr=True).status("") as status:  # shown at a terminal only
+        for check in CHECKS:
+            status.update(f"{check.name}, at most {check.seconds / 60:g} minutes")
+            outcomes.append(run_check(check))
+    return outcomes
+
+
+def _print_selftest(outcomes: Sequence["Outcome"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"passed": "green", "not here": "yellow", "failed": "red"}
+    table = Table("check", "result", "seconds", "")
+    for outcome in outcomes:
+        result = Text(outcome.result, colours[outcome.result])
+        table.add_row(outcome.name, result, f"{outcome.seconds:.1f}", Text(outcome.detail))
+    Console().print(table)
+    for outcome in outcomes:
+        if outcome.log:
+            typer.echo(f"last lines of {outcome.name}:")
+            for line in outcome.log:
+                typer.echo(f"  {line}")
