@@ -99,7 +99,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """What only a machine with GPUs can show, in minutes: bfloat16, NCCL, ZeRO-3, and vLLM where that is installed."""
+    """What only a machine with GPUs can show, in minutes: the checks of `doctor --selftest`, and training over NCCL."""
     install_house(session, *DISTRIBUTIONS)
     install_pins(session, "test")
     session.run("pytest", "common/tests/test_gpu.py", *session.posargs, env=OFFLINE)
