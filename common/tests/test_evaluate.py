@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
 from thinker_common.errors import DataError, UserError
 from thinker_common.evaluation import math_equality
 from thinker_common.evaluation.evaluate import compare, evaluate, model_fingerprint
-from thinker_common.evaluation.generations import GenerationsFile, read_generations
+from thinker_common.evaluation.generations import GenerationsFile, rank_file, read_generations
 from thinker_common.likelihood.boundary import split_response
 from thinker_common.models.chat import render_prompt
 
@@ -323,6 +324,45 @@ def test_a_file_of_another_model_is_refused(taught, tmp_path):
             parameter.mul_(1.001)
     with pytest.raises(UserError, match="model was"):
         run((other, tokenizer), output)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl")
+def test_one_process_at_a_time_writes_to_a_file(tmp_path):
+    """`evaluate`, `rank` and `score_rows` alike append to a GenerationsFile."""
+    path = tmp_path / "generations.jsonl"
+    code = f"""
+from thinker_common.evaluation.generations import GenerationsFile
+with GenerationsFile({str(path)!r}, {{"n": 2}}) as file:
+    file.append([{{"id": "a"}}])
+    print("open", flush=True)
+    input()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert other.stdout.readline() == "open\n"
+    named = rf" \({other.pid}\)" if Path("/proc/locks").exists() else ""
+    for settings in ({"n": 2}, {"n": 3}):
+        with pytest.raises(UserError, match=rf"generations.jsonl: another process{named} is writing to it: wait for"):
+            GenerationsFile(path, settings)
+    with GenerationsFile(rank_file(path, 1), {"n": 2}) as own:  # of another rank: nobody is in its way
+        own.append([{"id": "b"}])
+    other.kill()
+    other.wait()
+    with GenerationsFile(path, {"n": 2}) as file:
+        assert [row["id"] for row in file.rows] == ["a"]
+        with pytest.raises(UserError, match="is writing to it"):
+            GenerationsFile(path, {"n": 2})
+    with pytest.raises(UserError, match="n was 2 and is 3"):
+        GenerationsFile(path, {"n": 3})
+    with GenerationsFile(path, {"n": 2}) as file:  # the refusal left no lock behind
+        file.absorb_rank_files()
+    assert [row["id"] for row in read_generations(path)[1]] == ["a", "b"]
+
+
+def test_a_folder_is_no_file_of_generations(tmp_path):
+    with pytest.raises(DataError, match="this is a folder; a file is needed"):
+        GenerationsFile(tmp_path, {"n": 2})
 
 
 def test_a_full_disk_leaves_the_rows_there_were(tmp_path, monkeypatch):
