@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -446,6 +447,51 @@ def test_a_model_with_an_adapter_is_evaluated_as_it_is(taught, tmp_path, result)
     assert changed.answer_loglik != result.answer_loglik or changed.answer_loglik_n == 0
     with pytest.raises(UserError, match="model was"):
         run((adapted, tokenizer), tmp_path / "generations.jsonl")
+
+
+@pytest.fixture
+def t5(t5_style):
+    """It says one thing whatever it is asked."""
+    torch.manual_seed(0)
+    tokens = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=len(t5_style), **sizes, **tokens)).eval()
+    question, said = (t5_style(text, return_tensors="pt")["input_ids"] for text in ("Which?", "The answer is B"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(input_ids=question, labels=said).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, t5_style
+
+
+CHOICES = LoadedBenchmark(
+    "choices",
+    "test",
+    (
+        Problem(id="0", question="Which?", answer="B", kind="mcq", options=("one", "two", "three")),
+        Problem(id="1", question="Which?", answer="A", kind="mcq", options=("four", "five")),
+        Problem(id="2", question="How many?", answer=r"\frac{1}{2}", kind="math"),
+    ),
+    None,
+    "written for this test",
+    1,
+    {},
+)
+
+
+def test_a_model_that_cannot_write_a_box_is_evaluated_without_answer_scores(t5, tmp_path):
+    output = tmp_path / "generations.jsonl"
+    with pytest.warns(UserWarning, match=r"cannot write \\boxed\{\}: reference answers are not scored"):
+        result = run(t5, output, CHOICES)
+    assert {row["text"] for row in result.rows} == {"The answer is B"}
+    assert [row["correct"] for row in result.rows] == [True, False, False]
+    assert [row["answer_loglik"] for row in result.rows] == [None] * 3
+    assert result.answer_loglik_n == 0 and result.to_dict()["answer_loglik"] is None
+    assert read_generations(output)[0]["score_answers"] is False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # who leaves them out knows
+        assert run(t5, benchmark=CHOICES, score_answers=False).rows == result.rows
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from thinker_common.cli.app import run
 from thinker_common.cli.main import app
@@ -222,6 +222,28 @@ def test_several_benchmarks_are_averaged(evaluate, tmp_path):
     assert "operations" in results["benchmarks"]["chains"]["groups"]
     page = (tmp_path / "scores" / "report.html").read_text()
     assert "Responses, mine" in page and "average of 3 benchmarks" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [([], "reference answers are not scored"), (["--rank-options", "letter"], "ranked as `The answer is (option)`")],
+)
+def test_a_model_that_cannot_write_a_box(t5_style, tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    T5ForConditionalGeneration(T5Config(vocab_size=len(t5_style), **sizes)).save_pretrained("t5")
+    t5_style.save_pretrained("t5")
+    rows = [{"question": f"Which {i}?", "answer": "B", "options": ["one", "two"]} for i in range(3)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--file", "mine.jsonl", "--kind", "mcq", "--max-new-tokens", "4", "--output", "scores", *options]
+    with pytest.raises(SystemExit) as caught:
+        run(app, ["evaluate", "t5", *arguments])
+    captured = capsys.readouterr()
+    assert caught.value.code == 0, captured.err
+    [line] = [line for line in captured.err.splitlines() if line.startswith("warning: ")]
+    assert said in line
+    result = json.loads((tmp_path / "scores" / "results.json").read_text())["benchmarks"]["mine"]
+    assert result["n"] == 3 and (result["answer_loglik"] is None) == (not options)
 
 
 def test_vllm_where_it_is_not_installed_is_an_error_that_says_what_to_do(evaluate, tmp_path, monkeypatch):
