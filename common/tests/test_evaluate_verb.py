@@ -319,6 +319,16 @@ def test_a_bad_column_is_a_mistake_that_leaves_nothing(evaluate, tmp_path):
 # --- several ranks -----------------------------------------------------------------------------------------------------
 
 
+def test_the_output_folder_is_checked_where_it_is_written(evaluate, tmp_path, monkeypatch):
+    """A host that shares no folder keeps an empty one of each evaluation."""
+    (tmp_path / "scores" / "mine").mkdir(parents=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, expected in (("0", 2), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        code, _, errors = evaluate("--output", "scores", "--dry-run")
+        assert code == expected and any("scores is not empty" in error for error in errors) == (rank == "0")
+
+
 def test_ranks_share_the_questions_and_one_of_them_writes_and_prints(model, tmp_path):
     """Through the launcher, which runs this command line once a rank."""
     rows = [{"prompt": f"What is {i} + 1?", "gold": str(i + 1)} for i in range(5)]
