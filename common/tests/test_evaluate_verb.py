@@ -3,8 +3,10 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -293,6 +295,30 @@ def test_vllm_generates_in_the_place_of_the_model(evaluate, tmp_path, model, mon
     assert Recorded.made[0][0] == model and Recorded.made[1]["adapter"] == adapter
     assert Recorded.made[1]["engine"]["revision"] == "abc", "that of the base"
     assert arguments["fingerprint"].startswith("sha256:") and arguments["score_answers"] is False
+
+
+def test_an_adapter_on_vllm_is_told_apart_by_its_base_as_well(tmp_path, model, monkeypatch):
+    monkeypatch.setattr("thinker_common.evaluation.vllm_backend.VllmBackend", Recorded)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    base = shutil.copytree(model, tmp_path / "base")
+
+    def fingerprint(name, revision=None):
+        configuration = {"r": 8, "base_model_name_or_path": str(name), "revision": revision}
+        (adapter / "adapter_config.json").write_text(json.dumps(configuration))
+        given = {"revision": None, "dtype": "auto", "seed": 0, "decoding": {"samples": 1}}
+        return vllm_arguments(str(adapter), None, **given)["fingerprint"]
+
+    before = fingerprint(base)
+    assert fingerprint(base) == before
+    weights = base / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fingerprint(base) != before
+    assert fingerprint("some/model", "abc").endswith(" on some/model@abc")
+    fingerprint("embedded")
+    assert Path(Recorded.made[0][0]).is_dir(), "vLLM knows no model of that name"
 
 
 def test_one_problem_has_no_error_and_no_nan(evaluate, tmp_path):
