@@ -4,13 +4,14 @@ Besides, figures that tests measured (`record_property`) are printed at the end 
 """
 
 import shutil
+import string
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 # `{` is followed by each of these so often that the two become one token.
@@ -77,6 +78,23 @@ def llama2_style() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
+
+
+@pytest.fixture(scope="session")
+def t5_style() -> PreTrainedTokenizerFast:
+    """SentencePiece as T5 has it: white space is evened out, and what is in no piece, such as braces, is unknown."""
+    characters = [*string.ascii_letters, *string.digits, *".,:;?!'()-+=/%$&"]
+    words = ["▁The", "▁answer", "▁is", "▁question", "▁yes", "▁no", "ing"]
+    pieces = (
+        [(piece, -2.0) for piece in words] + [(f"▁{c}", -6.0) for c in characters] + [(c, -5.0) for c in characters]
+    )
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram([*special, ("▁", -5.0), *pieces], unk_id=2))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
 @pytest.fixture(scope="session")

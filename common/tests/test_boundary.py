@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from thinker_common.likelihood.boundary import BoxSplit, encode_answer, split_response
+from thinker_common.likelihood.boundary import BoxSplit, encode_answer, split_response, writes_box
 
 MERGES_WITH_BRACE = '\\-($"['
 FAMILIES = ["gpt2", "qwen", "prefix_space", "llama2"]
@@ -252,3 +252,11 @@ def test_answers_the_tokenizer_cannot_represent_are_refused():
     assert encode_answer(tokenizer, "a").ids == (1, 2)
     with pytest.raises(ValueError, match="cannot represent the answer 'b'"):
         encode_answer(tokenizer, "b")
+
+
+def test_tokenizers_that_cannot_write_a_box_are_known(tokenizers, t5_style):
+    assert all(writes_box(tokenizer) for tokenizer in tokenizers.values())
+    assert not writes_box(t5_style)
+    # Without a token for the unknown, WordPiece and Unigram refuse; a BPE drops what it has no piece for.
+    bpe = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"b": 0, "o": 1, "x": 2, "e": 3, "d": 4}, [])))
+    assert not writes_box(bpe)

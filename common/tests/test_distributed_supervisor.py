@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -262,6 +263,40 @@ def test_one_host_that_cannot_be_reached_is_named_at_once(monkeypatch, tmp_path,
     code = Supervisor(LaunchPlan(hosts, (there, gone), {}, (), "127.0.0.1", 1, LaunchSettings())).run()
     assert code == 255 and time.monotonic() - began < 40
     assert "error: the launcher on localhost ended with exit code 255 before its ranks" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/cmdline"), reason="needs /proc")
+def test_no_command_line_holds_the_token(monkeypatch, tmp_path, capfd):
+    """What stands in for `ssh` stays, as `ssh` does, while the host's shell runs its command."""
+    (tmp_path / "ssh").write_text('#!/bin/sh\nshift 3\ncd /\nsh -c "$1"\nexit $?\n')
+    (tmp_path / "ssh").chmod(0o755)
+    (tmp_path / "job.py").write_text(JOB + 'while not os.path.exists("looked"): time.sleep(0.05)\n')
+    one = (
+        "import os, subprocess, sys; assert not sys.stdin.read()\n"
+        "ranks = {'RANK': sys.argv[1], 'LOCAL_RANK': '0', 'WORLD_SIZE': '2'}\n"
+        "sys.exit(subprocess.run([sys.executable, '-m', *sys.argv[2:]], env={**os.environ, **ranks}).returncode)"
+    )
+    commands = tuple((sys.executable, "-c", one, rank, WORKER, "job") for rank in "01")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    hosts = (Host("localhost", 1), Host("node-2", 1))
+    supervisor = Supervisor(LaunchPlan(hosts, commands, {}, (), "127.0.0.1", 1, LaunchSettings()))
+    lines = []
+
+    def look():
+        eventually(lambda: len(supervisor.ranks) == 2)
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                lines.append((process / "cmdline").read_bytes())
+        (tmp_path / "looked").touch()
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    assert supervisor.run() == 0, capfd.readouterr().err
+    thread.join()
+    assert any(b"node-2" in line and b"THINKER_SUPERVISOR" in line for line in lines), "ssh was there to be looked at"
+    assert not any(supervisor.token.encode() in line for line in lines)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -8,6 +8,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
 from thinker_common.errors import DataError, UserError
 from thinker_common.evaluation import math_equality
 from thinker_common.evaluation.evaluate import compare, evaluate, model_fingerprint
-from thinker_common.evaluation.generations import GenerationsFile, read_generations
+from thinker_common.evaluation.generations import GenerationsFile, rank_file, read_generations
 from thinker_common.likelihood.boundary import split_response
 from thinker_common.models.chat import render_prompt
 
@@ -325,6 +327,45 @@ def test_a_file_of_another_model_is_refused(taught, tmp_path):
         run((other, tokenizer), output)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fcntl")
+def test_one_process_at_a_time_writes_to_a_file(tmp_path):
+    """`evaluate`, `rank` and `score_rows` alike append to a GenerationsFile."""
+    path = tmp_path / "generations.jsonl"
+    code = f"""
+from thinker_common.evaluation.generations import GenerationsFile
+with GenerationsFile({str(path)!r}, {{"n": 2}}) as file:
+    file.append([{{"id": "a"}}])
+    print("open", flush=True)
+    input()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert other.stdout.readline() == "open\n"
+    named = rf" \({other.pid}\)" if Path("/proc/locks").exists() else ""
+    for settings in ({"n": 2}, {"n": 3}):
+        with pytest.raises(UserError, match=rf"generations.jsonl: another process{named} is writing to it: wait for"):
+            GenerationsFile(path, settings)
+    with GenerationsFile(rank_file(path, 1), {"n": 2}) as own:  # of another rank: nobody is in its way
+        own.append([{"id": "b"}])
+    other.kill()
+    other.wait()
+    with GenerationsFile(path, {"n": 2}) as file:
+        assert [row["id"] for row in file.rows] == ["a"]
+        with pytest.raises(UserError, match="is writing to it"):
+            GenerationsFile(path, {"n": 2})
+    with pytest.raises(UserError, match="n was 2 and is 3"):
+        GenerationsFile(path, {"n": 3})
+    with GenerationsFile(path, {"n": 2}) as file:  # the refusal left no lock behind
+        file.absorb_rank_files()
+    assert [row["id"] for row in read_generations(path)[1]] == ["a", "b"]
+
+
+def test_a_folder_is_no_file_of_generations(tmp_path):
+    with pytest.raises(DataError, match="this is a folder; a file is needed"):
+        GenerationsFile(tmp_path, {"n": 2})
+
+
 def test_a_full_disk_leaves_the_rows_there_were(tmp_path, monkeypatch):
     path = tmp_path / "generations.jsonl"
     with GenerationsFile(path, {"n": 2}) as file:
@@ -406,6 +447,51 @@ def test_a_model_with_an_adapter_is_evaluated_as_it_is(taught, tmp_path, result)
     assert changed.answer_loglik != result.answer_loglik or changed.answer_loglik_n == 0
     with pytest.raises(UserError, match="model was"):
         run((adapted, tokenizer), tmp_path / "generations.jsonl")
+
+
+@pytest.fixture
+def t5(t5_style):
+    """It says one thing whatever it is asked."""
+    torch.manual_seed(0)
+    tokens = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=len(t5_style), **sizes, **tokens)).eval()
+    question, said = (t5_style(text, return_tensors="pt")["input_ids"] for text in ("Which?", "The answer is B"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(input_ids=question, labels=said).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, t5_style
+
+
+CHOICES = LoadedBenchmark(
+    "choices",
+    "test",
+    (
+        Problem(id="0", question="Which?", answer="B", kind="mcq", options=("one", "two", "three")),
+        Problem(id="1", question="Which?", answer="A", kind="mcq", options=("four", "five")),
+        Problem(id="2", question="How many?", answer=r"\frac{1}{2}", kind="math"),
+    ),
+    None,
+    "written for this test",
+    1,
+    {},
+)
+
+
+def test_a_model_that_cannot_write_a_box_is_evaluated_without_answer_scores(t5, tmp_path):
+    output = tmp_path / "generations.jsonl"
+    with pytest.warns(UserWarning, match=r"cannot write \\boxed\{\}: reference answers are not scored"):
+        result = run(t5, output, CHOICES)
+    assert {row["text"] for row in result.rows} == {"The answer is B"}
+    assert [row["correct"] for row in result.rows] == [True, False, False]
+    assert [row["answer_loglik"] for row in result.rows] == [None] * 3
+    assert result.answer_loglik_n == 0 and result.to_dict()["answer_loglik"] is None
+    assert read_generations(output)[0]["score_answers"] is False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # who leaves them out knows
+        assert run(t5, benchmark=CHOICES, score_answers=False).rows == result.rows
 
 
 @torch.no_grad()

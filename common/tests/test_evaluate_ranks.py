@@ -280,3 +280,39 @@ def test_a_rank_file_of_other_settings_is_refused_and_left_alone(killed):
     with pytest.raises(UserError, match=r"rows.rank-3.jsonl was written under other settings: seed was 1 and is 0"):
         go_on(killed)
     assert read_generations(rank_file(killed, 3))[1] == [row(5)]
+
+
+PRIVATE = """
+import sys
+import torch.distributed as dist
+from thinker_common.evaluation import shares
+folder, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+rows = shares.all_rows(
+    list(range(10)),
+    lambda share, append: [append([{"id": f"p{index}", "sample": 0, "text": f"text {index}"}]) for index in share],
+    key=lambda index: (f"p{index}", 0),
+    length=lambda index: index,
+    output=f"{folder}/host-{rank}/rows.jsonl",
+    settings={"model": "m", "seed": 0},
+    progress=None,
+    name="numbers",
+    model=None,
+)
+assert len(rows) == 10
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, {**SETTINGS, "seed": 1}])
+def test_nothing_stays_behind_on_a_host_with_a_folder_of_its_own(tmp_path, settings):
+    """What a killed run left there is out of rank 0's reach, whatever its settings were."""
+    left_behind(rank_file(tmp_path / "host-1" / "rows.jsonl", 1), range(10), settings)
+    started = [
+        subprocess.Popen([sys.executable, "-c", PRIVATE, tmp_path, str(rank)], env=ENVIRONMENT) for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert list((tmp_path / "host-1").iterdir()) == []
+    assert [path.name for path in (tmp_path / "host-0").iterdir()] == ["rows.jsonl"]
+    found, rows = read_generations(tmp_path / "host-0" / "rows.jsonl")
+    assert found == SETTINGS and sorted(map(row_key, rows)) == [(f"p{index}", 0) for index in range(10)]

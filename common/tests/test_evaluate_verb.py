@@ -3,12 +3,14 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from thinker_common.cli.app import run
 from thinker_common.cli.main import app
@@ -224,6 +226,28 @@ def test_several_benchmarks_are_averaged(evaluate, tmp_path):
     assert "Responses, mine" in page and "average of 3 benchmarks" in page
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [([], "reference answers are not scored"), (["--rank-options", "letter"], "ranked as `The answer is (option)`")],
+)
+def test_a_model_that_cannot_write_a_box(t5_style, tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    T5ForConditionalGeneration(T5Config(vocab_size=len(t5_style), **sizes)).save_pretrained("t5")
+    t5_style.save_pretrained("t5")
+    rows = [{"question": f"Which {i}?", "answer": "B", "options": ["one", "two"]} for i in range(3)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["--file", "mine.jsonl", "--kind", "mcq", "--max-new-tokens", "4", "--output", "scores", *options]
+    with pytest.raises(SystemExit) as caught:
+        run(app, ["evaluate", "t5", *arguments])
+    captured = capsys.readouterr()
+    assert caught.value.code == 0, captured.err
+    [line] = [line for line in captured.err.splitlines() if line.startswith("warning: ")]
+    assert said in line
+    result = json.loads((tmp_path / "scores" / "results.json").read_text())["benchmarks"]["mine"]
+    assert result["n"] == 3 and (result["answer_loglik"] is None) == (not options)
+
+
 def test_vllm_where_it_is_not_installed_is_an_error_that_says_what_to_do(evaluate, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     code, _, [error] = evaluate("--output", "scores", "--backend", "vllm")
@@ -273,6 +297,30 @@ def test_vllm_generates_in_the_place_of_the_model(evaluate, tmp_path, model, mon
     assert arguments["fingerprint"].startswith("sha256:") and arguments["score_answers"] is False
 
 
+def test_an_adapter_on_vllm_is_told_apart_by_its_base_as_well(tmp_path, model, monkeypatch):
+    monkeypatch.setattr("thinker_common.evaluation.vllm_backend.VllmBackend", Recorded)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    base = shutil.copytree(model, tmp_path / "base")
+
+    def fingerprint(name, revision=None):
+        configuration = {"r": 8, "base_model_name_or_path": str(name), "revision": revision}
+        (adapter / "adapter_config.json").write_text(json.dumps(configuration))
+        given = {"revision": None, "dtype": "auto", "seed": 0, "decoding": {"samples": 1}}
+        return vllm_arguments(str(adapter), None, **given)["fingerprint"]
+
+    before = fingerprint(base)
+    assert fingerprint(base) == before
+    weights = base / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fingerprint(base) != before
+    assert fingerprint("some/model", "abc").endswith(" on some/model@abc")
+    fingerprint("embedded")
+    assert Path(Recorded.made[0][0]).is_dir(), "vLLM knows no model of that name"
+
+
 def test_one_problem_has_no_error_and_no_nan(evaluate, tmp_path):
     code, out, _ = evaluate("--limit", "1", "--output", "scores")
     assert code == 0
@@ -295,6 +343,16 @@ def test_a_bad_column_is_a_mistake_that_leaves_nothing(evaluate, tmp_path):
 
 
 # --- several ranks -----------------------------------------------------------------------------------------------------
+
+
+def test_the_output_folder_is_checked_where_it_is_written(evaluate, tmp_path, monkeypatch):
+    """A host that shares no folder keeps an empty one of each evaluation."""
+    (tmp_path / "scores" / "mine").mkdir(parents=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, expected in (("0", 2), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        code, _, errors = evaluate("--output", "scores", "--dry-run")
+        assert code == expected and any("scores is not empty" in error for error in errors) == (rank == "0")
 
 
 def test_ranks_share_the_questions_and_one_of_them_writes_and_prints(model, tmp_path):

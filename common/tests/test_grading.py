@@ -331,6 +331,22 @@ def test_a_worker_that_was_killed_is_replaced(impatient):
     assert impatient.compare("1/2", "0.5") == "equal"
 
 
+def test_a_worker_that_dies_before_it_is_asked_is_replaced_once(impatient, monkeypatch):
+    def kill():
+        impatient._worker.kill()
+        impatient._worker.wait()
+        monkeypatch.setattr(impatient._worker, "poll", lambda: None)  # it was still alive when it was looked at
+
+    assert impatient.compare("1/2", "0.25") == "different"
+    kill()
+    assert impatient.compare("1/2", "0.5") == "equal"
+    kill()
+    start = impatient._start
+    monkeypatch.setattr(impatient, "_start", lambda: (start(), kill()))
+    with pytest.raises(BrokenPipeError):
+        impatient.compare("1/2", "0.25")
+
+
 def test_a_time_out_is_counted_apart_from_a_wrong_answer(monkeypatch, impatient):
     monkeypatch.setattr(math_equality, "compare", impatient.compare)
     assert grade(math("3"), r"\boxed{9^{9^{9^{9}}}}") == Grade(False, True, "9^{9^{9^{9}}}", timed_out=True)

@@ -142,6 +142,16 @@ def test_imports_keep_to_the_house(name, path):
             )
 
 
+def test_no_text_of_the_base_names_its_modules_by_a_fixed_name():
+    """In a copy under another name a message would name a module that is not there."""
+    for path in sorted(SOURCES["thinker_common"].rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        alone = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in alone:
+                assert "thinker_common" not in node.value, f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+
+
 def test_each_floor_of_the_base_imports_from_itself_and_below_only():
     base = SOURCES["thinker_common"]
     for floor, room in enumerate(FLOORS):

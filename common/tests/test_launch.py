@@ -132,12 +132,17 @@ def test_remote_command_keeps_folder_and_variables_but_no_key(monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    command = remote_command("a", [PYTHON, "-c", "import os, sys; print(os.getcwd(), os.environ['NCCL_SOCKET_IFNAME'], *sys.argv[1:])", "x y"], {"THINKER_TOKEN": "t"})  # fmt: skip
+    code = "import os, sys; print(os.getcwd(), *map(os.environ.get, sys.argv[1:3]), *sys.argv[3:], sys.stdin.read())"
+    names = ["NCCL_SOCKET_IFNAME", "THINKER_TOKEN"]
+    command = remote_command("a", [PYTHON, "-c", code, *names, "x y", "it's"], {"THINKER_TOKEN": "t0ken"})
     assert command[:4] == ["ssh", "-o", "BatchMode=yes", "a"]
-    assert "secret" not in command[4] and "THINKER_TOKEN=t" in command[4]
+    assert "secret" not in command[4] and "t0ken" not in command[4]
     # What sshd does: hands the text to a shell in another folder.
-    done = subprocess.run(["sh", "-c", command[4]], cwd="/", env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)  # fmt: skip
-    assert done.stdout == f"{tmp_path} eth0 x y\n", done.stderr
+    done = subprocess.run(
+        ["sh", "-c", command[4]],
+        cwd="/", env={"PATH": os.environ["PATH"]}, input="t0ken\nmore", capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == f"{tmp_path} eth0 t0ken x y it's \n", done.stderr
 
 
 def test_plan_is_printed_with_everything_that_runs(hostfile):

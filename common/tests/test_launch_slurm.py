@@ -14,6 +14,7 @@ command = sys.argv[1 + len(options):]
 given = dict(option[2:].split("=") for option in options)
 nodes, per_node, tasks = (int(given[name]) for name in ("nodes", "ntasks-per-node", "ntasks"))
 assert nodes * per_node == tasks and given["kill-on-bad-exit"] == "1"
+assert not any(os.environ["THINKER_TOKEN"] in word for word in sys.argv)
 started = [
     subprocess.Popen(command, env={{**os.environ, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task % per_node),
         "SLURM_NODEID": str(task // per_node), "SLURM_NTASKS": str(tasks), "SLURM_NTASKS_PER_NODE": str(per_node)}})

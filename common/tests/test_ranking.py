@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
 from thinker_common.errors import SettingsError, UserError
@@ -89,6 +89,28 @@ def test_options_are_scored_as_a_full_softmax_scores_them(model, form):
     assert [row["correct"] for row in result.rows] == right_by_sum
     assert result.accuracy == pytest.approx(sum(right_by_sum) / 4)
     assert result.accuracy_per_token == pytest.approx(sum(right_by_mean) / 4)
+
+
+@torch.no_grad()
+def test_options_of_a_model_that_cannot_write_a_box(t5_style, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 0}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=len(t5_style), **sizes)).eval()
+    output = tmp_path / "ranking.jsonl"
+    with pytest.warns(UserWarning, match=r"cannot write \\boxed\{\}: options are ranked as `The answer is \(option\)`"):
+        result = run((model, t5_style), output=output, form="letter")
+    assert read_generations(output)[0]["ranked_as"] == "The answer is (option)"
+    for problem, row in zip(PROBLEMS, result.rows, strict=False):
+        texts = problem.letters or {"bool": ("yes", "no")}.get(problem.kind) or problem.metadata["options"]
+        prompt = t5_style(TEMPLATE.replace("{question}", problem.prompt_text()), return_tensors="pt")["input_ids"]
+        lead = t5_style("The answer is", add_special_tokens=False)["input_ids"]
+        for text, found in zip(texts, row["options"], strict=True):
+            whole = t5_style(f"The answer is ({text})", add_special_tokens=False)["input_ids"]
+            assert whole[: len(lead)] == lead and t5_style.unk_token_id not in whole
+            logprobs_TV = torch.log_softmax(model(prompt, labels=torch.tensor([whole])).logits[0].double(), -1)
+            expected = sum(float(logprobs_TV[at, whole[at]]) for at in range(len(lead), len(whole)))
+            assert found["sum"] == pytest.approx(expected, abs=1e-4)
+            assert found["tokens"] == len(whole) - len(lead)
 
 
 def test_equal_texts_tie_and_share_the_credit(model):

@@ -120,6 +120,22 @@ def test_columns_of_numbers_are_aligned_to_the_right():
     assert parsed.text_in("td") == [cell for row in rows for cell in row]
 
 
+@pytest.mark.parametrize(
+    ("cells", "numeric"),
+    [
+        (["64.2±1.3", "7"], True), (["+1.2 points", "-0.3±0.1"], True), (["+1.0 to +3.5", "-"], True),
+        (["1,024", "nan"], True), (["27 of 30", "3/4"], True), (["1.5 GB", ".5", "2e-05", "40 %"], True),
+        (["3 apples were eaten", "12 ducks swim"], False), (["3 no answer, 2 no key", "-"], False),
+        (["+1.2 points, 95 % interval -0.3 to +2.7", "-"], False), (["5", "5 \\text{ min}"], False),
+        (["7", "no answer"], False), (["2024-01-05", "2024-01-06"], False),
+    ],
+)  # fmt: skip
+def test_a_text_that_begins_with_a_digit_is_no_number(cells, numeric):
+    parsed = Page(render_report("Run", "", [Table("t", ["name", "cell"], [["x", cell] for cell in cells])]))
+    classes = [value for tag, name, value in parsed.attributes if tag == "th" and name == "class"]
+    assert classes == ["number"] * numeric
+
+
 def test_tokens_keep_their_text_and_carry_their_values():
     tokens, values = ["The", " answer", " is\n\n", "5", "?"], [0.0, 2.0, -1.0, 0.5, math.nan]
     page = render_report("Run", "", [TokenHeat("credit", tokens, values)])

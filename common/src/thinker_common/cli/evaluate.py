@@ -32,6 +32,7 @@ from .launch import (
     command_line,
     run_or_launch,
     with_options,
+    writes_output,
 )
 from .options import (
     BatchTokens,
@@ -234,7 +235,8 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
             launch=settings,
         )
         folder = RunFolder(output or new_output("evaluation"))
-        _check_output(folder, [loaded.name for loaded in benchmarks])
+        if writes_output():
+            _check_output(folder, [loaded.name for loaded in benchmarks])
         arguments = command_line(
             "evaluate",
             model,

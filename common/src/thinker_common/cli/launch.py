@@ -1,5 +1,6 @@
 """The options that say how many processes run a verb, and where. They mean the same for `train` and `evaluate`."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -109,6 +110,13 @@ def check_evaluation_options(zero: int | None, offload: bool) -> None:
         )
     if offload and zero is None:
         raise UserError("--offload: say --zero 3 with it")
+
+
+def writes_output() -> bool:
+    """Whether this process is no rank, or rank 0. The output folder of another may be that of another host."""
+    from ..distributed.launch import in_rank
+
+    return not in_rank() or os.environ["RANK"] == "0"
 
 
 def command_line(verb: str, *positional: str, **options: Any) -> list[str]:

@@ -24,18 +24,31 @@ def vllm_arguments(
     """
     import torch
 
-    from ..evaluation.evaluate import folder_fingerprint
     from ..evaluation.vllm_backend import VllmBackend
-    from ..models.embedded import embedded_path
     from ..models.load import adapter_base, is_adapter
 
-    folder = Path(embedded_path(model) if model.partition("@")[0] == "embedded" else model).expanduser()
-    name, adapter = (str(folder) if folder.is_dir() else model), None
-    fingerprint = folder_fingerprint(folder) if folder.is_dir() else f"{model}@{revision}"
-    if is_adapter(folder):
-        adapter = folder
-        name, revision = adapter_base(folder)
+    name, adapter = _located(model), None
+    fingerprint = _weights(name, revision)
+    if is_adapter(name):
+        adapter = Path(name)
+        base, revision = adapter_base(adapter)
+        name = _located(base)
+        fingerprint += f" on {_weights(name, revision)}"
     engine = {"dtype": dtype, "revision": revision, "tensor_parallel_size": max(1, torch.cuda.device_count())}
     decoding = {name: value for name, value in decoding.items() if name != "samples"}
     backend = VllmBackend(name, tokenizer, seed=seed, adapter=adapter, engine=engine, **decoding)
     return {"backend": backend, "fingerprint": fingerprint, "score_answers": False}
+
+
+def _located(model: str) -> str:
+    """An id, or the path of a folder."""
+    from ..models.embedded import embedded_path
+
+    folder = Path(embedded_path(model) if model.partition("@")[0] == "embedded" else model).expanduser()
+    return str(folder) if folder.is_dir() else model
+
+
+def _weights(located: str, revision: str | None) -> str:
+    from ..evaluation.evaluate import folder_fingerprint
+
+    return folder_fingerprint(located) if Path(located).is_dir() else f"{located}@{revision}"

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from ..errors import SettingsError, UserError
 from .hosts import Host, read_hostfile, visible_gpus
 from .launch_settings import LaunchSettings
+from .worker import TOKEN
 
 WORKER = f"{__package__}.worker"
 DEFAULT_PORT = 29500
@@ -193,10 +194,15 @@ def _hostfile_plan(settings: LaunchSettings, worker: Sequence[str]) -> LaunchPla
 
 
 def remote_command(host: str, command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The command as `ssh` runs it on a host, in this folder and with what it needs of this environment."""
+    """The command as `ssh` runs it on a host, in this folder and with what it needs of this environment.
+
+    A line on its standard input becomes the variable TOKEN there: command lines can be read by everybody on a host.
+    """
     kept = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)} | dict(environment)
-    variables = [f"{name}={value}" for name, value in sorted(kept.items())]
-    inner = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(['env', *variables, *command])}"
+    variables = [f"{name}={value}" for name, value in sorted(kept.items()) if name != TOKEN]
+    script = f"IFS= read -r {TOKEN} && export {TOKEN} && exec {shlex.join(['env', *variables, *command])} </dev/null"
+    # In a POSIX shell, whichever the user logs in to.
+    inner = f"cd {shlex.quote(os.getcwd())} && exec sh -c {shlex.quote(script)}"
     return ["ssh", "-o", "BatchMode=yes", host, inner]
 
 

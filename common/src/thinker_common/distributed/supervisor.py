@@ -118,15 +118,19 @@ class Supervisor:
         own = {name: value for name, value in os.environ.items() if name not in self.plan.removed} | environment
         many = len(self.plan.commands) > 1
         for host, command in zip(self.plan.hosts, self.plan.commands, strict=False):
-            if many and not is_this_host(host.name):
+            remote = many and not is_this_host(host.name)
+            if remote:
                 command = tuple(remote_command(host.name, command, environment))
+            stdin = subprocess.PIPE if remote else subprocess.DEVNULL
             try:
                 # A session of its own: an interrupt at the terminal is for this process, which passes it on in order.
-                self.launchers.append(
-                    subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, start_new_session=True)
-                )
+                launcher = subprocess.Popen(command, env=own, stdin=stdin, start_new_session=True)
             except OSError as error:
                 raise UserError(f"{command[0]} cannot be started: {error.strerror}") from error
+            self.launchers.append(launcher)
+            if launcher.stdin is not None:
+                with contextlib.suppress(BrokenPipeError), launcher.stdin:  # its early end is noticed later
+                    launcher.stdin.write(f"{self.token}\n".encode())
 
     def _address(self) -> str:
         """This machine's address as the first host of the run sees it."""

@@ -2,13 +2,15 @@ r"""One model on one benchmark: generate, grade, score the reference answers, co
 
 The answer log-likelihood of a row is log p(target } | prompt, y_R): how likely the model finds the reference in the
 place of its own answer, after its own reasoning y_R, which ends with the `{` of its last `\boxed{`. It also tells apart
-models that are all wrong, or all right. A response without a closed box has none.
+models that are all wrong, or all right. A response without a closed box has none: so none is scored where the tokenizer
+cannot write a box.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from ..distributed import ranks
 from ..distributed.in_step import whole
 from ..distributed.out_of_memory import naming_what_to_lower
 from ..errors import DataError, SettingsError
-from ..likelihood.boundary import encode_answer, split_response
+from ..likelihood.boundary import encode_answer, split_response, writes_box
 from ..likelihood.scorer import AnswerScorer, ScoringItem
 from ..models.chat import PROMPT_TEMPLATE, fill, render_prompt
 from . import math_equality
@@ -81,7 +83,7 @@ def evaluate(
     samples: responses to each problem. Their tokens follow from `seed`, the problem's id and the number of the sample,
         whatever the batch and wherever a killed run goes on.
     ks: for pass@k and maj@k, each at most `samples`; by default 2, 4, 8 ... below `samples`, and `samples`
-    score_answers: also score the reference answers
+    score_answers: also score the reference answers; left out, with a warning, where the tokenizer cannot write a box
     backend: what generates, set up with the same decoding and seed; by default Hugging Face `generate` on `model`.
         `model` may then be None, without `score_answers`; `fingerprint` is what tells it from other models.
     progress: called with (responses done, responses in all), first with what an earlier run has done; on several ranks
@@ -98,6 +100,14 @@ def evaluate(
     ks = _ks(ks, samples)
     if grader not in GRADERS:
         raise SettingsError(f"grader = {grader!r}: must be one of {', '.join(GRADERS)}")
+    if score_answers and not writes_box(tokenizer):
+        score_answers = False
+        if ranks.is_main():
+            warnings.warn(
+                r"this model's tokenizer cannot write \boxed{}: reference answers are not scored, and a response is "
+                "right only where its answer can be read without a box (an option, yes or no)",
+                stacklevel=2,
+            )
     if backend is None:
         backend = Generator(
             model,

@@ -2,8 +2,8 @@
 
 A row is told apart by its `id`, that of the problem, and where a problem has several responses by its `sample` besides.
 
-A killed run leaves whole lines, save perhaps the last, and goes on from them. Where an evaluation is shared out, every
-rank but the first writes to a file of its own beside it, `generations.rank-1.jsonl`.
+A killed run leaves whole lines, save perhaps the last, and goes on from them. One process at a time writes to a file:
+where an evaluation is shared out, every rank but the first has its own beside it, `generations.rank-1.jsonl`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.jsonl import parse_lines, read_bytes
+from ..distributed import file_lock
 from ..errors import DataError, UserError
 
 Row = Mapping[str, Any]
@@ -86,23 +87,30 @@ class GenerationsFile:
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
         """Begin the file, or go on with one that was written under the same settings.
 
-        Raises UserError, naming what differs, when it was written under others; DataError when it is broken.
+        Raises UserError, naming what differs, when it was written under others, and when it is open already, in
+        another process or here: both would make and write the same rows. DataError when it is broken.
         """
         self.path = Path(path)
-        self.rows: list[dict[str, Any]] = []
-        settings = json.loads(json.dumps(settings))  # as they come back from a file: tuples are lists
-        written: dict[str, Any] = {}
-        if self.path.exists():
-            written, self.rows = read_generations(self.path)
-        if written and written != settings:
-            raise _other_settings(self.path, written, settings)
-        self._settings = settings
+        self._settings = json.loads(json.dumps(settings))  # as they come back from a file: tuples are lists
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
-        content = read_bytes(self.path)
-        self._file.truncate(content.rfind(b"\n") + 1)
-        if not written:
-            self._write([{"settings": settings}])
+        try:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
+        except IsADirectoryError:
+            raise DataError(f"{self.path}: this is a folder; a file is needed") from None
+        try:
+            other = file_lock.lock(self._file.fileno())
+            if other is not None:
+                raise UserError(f"{self.path}: {other} is writing to it: wait for its end, or choose another output")
+            written, self.rows = read_generations(self.path)
+            if written and written != self._settings:
+                raise _other_settings(self.path, written, self._settings)
+            content = read_bytes(self.path)
+            self._file.truncate(content.rfind(b"\n") + 1)
+            if not written:
+                self._write([{"settings": self._settings}])
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows, on the disk when this returns. After an OSError (disk full) the file is as it was before."""

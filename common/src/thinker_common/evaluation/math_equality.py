@@ -54,10 +54,11 @@ class MathVerifier:
             "seconds": round(self.time_limit) + 10,
         }
         with self._lock:
-            if self._worker is None or self._worker.poll() is not None:
-                self._start()
-            assert self._worker is not None and self._worker.stdin is not None
-            print(json.dumps(request), file=self._worker.stdin, flush=True)
+            try:
+                self._send(request)
+            except BrokenPipeError:  # it died since it was looked at, and not of this request, which it never got
+                self._stop()
+                self._send(request)
             reply = self._reply(self.time_limit)
             if reply is None:
                 self._stop()
@@ -68,6 +69,12 @@ class MathVerifier:
         """End the worker; the next comparison starts another."""
         with self._lock:
             self._stop()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        if self._worker is None or self._worker.poll() is not None:
+            self._start()
+        assert self._worker is not None and self._worker.stdin is not None
+        print(json.dumps(request), file=self._worker.stdin, flush=True)
 
     def _start(self) -> None:
         # The module is found as this one was: under whatever name the package has, on this process's path.

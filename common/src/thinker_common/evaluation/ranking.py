@@ -1,7 +1,8 @@
 r"""Multiple choice by likelihood: which option does the model find most probable as its answer? Nothing is generated.
 
 An option is scored in the place of the answer of a response without reasoning, `The answer is \boxed{option}`: the log-
-probability of `{option}` after the prompt and what precedes it. It also ranks base models, which cannot format.
+probability of `{option}` after the prompt and what precedes it. It also ranks base models, which cannot format. Where
+the tokenizer cannot write a box (T5's has no braces), the response is `The answer is (option)`.
 
 Forms of an option:
 
@@ -17,13 +18,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..benchmarks.problem import LoadedBenchmark, Problem
+from ..distributed import ranks
 from ..errors import SettingsError, UserError
+from ..likelihood.boundary import writes_box
 from ..likelihood.scorer import AnswerScore, AnswerScorer, ScoringItem
 from ..models.chat import PROMPT_TEMPLATE
 from . import statistics
@@ -39,7 +43,9 @@ if TYPE_CHECKING:
 Form = Literal["letter", "text"]
 FORMS: tuple[str, ...] = get_args(Form)
 
-LEAD = r"The answer is \boxed"  # the brace is scored with the option: vocabularies merge the two
+# What comes before an option, and what encloses it and is scored with it: vocabularies merge a brace with what follows.
+BOXED = (r"The answer is \boxed", "{", "}")
+UNBOXED = ("The answer is", " (", ")")
 
 PROBLEMS_A_WRITE = 32
 
@@ -128,13 +134,21 @@ def rank(
         "model": model_fingerprint(model),
         "prompts": short_hash(list(prompts.values())),
     }
+    place = BOXED if writes_box(tokenizer) else UNBOXED
+    if place != BOXED:
+        settings["ranked_as"] = "The answer is (option)"
+        if ranks.is_main():
+            warnings.warn(
+                r"this model's tokenizer cannot write \boxed{}: options are ranked as `The answer is (option)`",
+                stacklevel=2,
+            )
     scorer = AnswerScorer(model, tokenizer, max_tokens_per_batch=max_tokens_per_batch)
 
     def make(share: Sequence[Problem], append: Append) -> None:
         # Longest first, so that what does not fit fails at once, and similar lengths stand together.
         for start in range(0, len(share), PROBLEMS_A_WRITE):
             block = share[start : start + PROBLEMS_A_WRITE]
-            append(_rows(scorer, block, [prompts[problem.id] for problem in block], form))
+            append(_rows(scorer, block, [prompts[problem.id] for problem in block], form, place))
 
     rows = all_rows(
         problems,
@@ -164,9 +178,16 @@ def _gold(problem: Problem) -> int:
     return _options(problem, "text").index(problem.answer)
 
 
-def _rows(scorer: AnswerScorer, problems: Sequence[Problem], prompts: Sequence[Sequence[int]], form: str) -> list[Row]:
+def _rows(
+    scorer: AnswerScorer,
+    problems: Sequence[Problem],
+    prompts: Sequence[Sequence[int]],
+    form: str,
+    place: tuple[str, str, str],
+) -> list[Row]:
+    lead, opening, closing = place
     items = [
-        ScoringItem(prompt, LEAD, option, suffix="}", opening="{")
+        ScoringItem(prompt, lead, option, suffix=closing, opening=opening)
         for problem, prompt in zip(problems, prompts, strict=True)
         for option in _options(problem, form)
     ]

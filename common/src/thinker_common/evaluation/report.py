@@ -198,8 +198,13 @@ def _view(section: Section, prefix: str) -> dict[str, Any]:
     return view
 
 
+_NUMBER = r"[-+−±<>≤≥~]?\s*(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_UNIT = r"(?:\s*(?:%|[^\W\d_]+))?"  # one word: a cell with more of them is a text
+_NUMERIC = re.compile(rf"\s*(?:{_NUMBER}{_UNIT}(?:\s*(?:±|/|to|of|–)\s*{_NUMBER}{_UNIT})?|nan|[-–—]?)\s*")
+
+
 def _is_numeric(cell: str) -> bool:
-    return re.match(r"\s*(?:[-+−±<>≤≥~]?\s*\.?\d|[-–—]?\s*$)", cell) is not None
+    return _NUMERIC.fullmatch(cell) is not None
 
 
 def _heat(section: TokenHeat) -> dict[str, Any]:

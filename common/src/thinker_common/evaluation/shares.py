@@ -1,7 +1,8 @@
 """An evaluation shared out over the ranks: each makes the rows of its share, and every rank gets the rows of all.
 
 Rank 0 writes to the evaluation's own file, rank r to `generations.rank-r.jsonl` beside it. What a killed run left in
-such files goes into the evaluation's own when it goes on, on however many ranks, so that no row is lost or repeated.
+such files goes into the evaluation's own when it goes on, on however many ranks, so that no row is lost or repeated;
+but what it left on a host that shares no folder with rank 0 is made anew.
 
 A rank makes its rows on its own: it has the whole model, or a sharded one whose passes `in_step` keeps together. So a
 share may well be empty. One process without a process group is rank 0 of 1.
@@ -71,7 +72,9 @@ def all_rows(
 
         with _errors_on_all(f"evaluate {name}"), phase(f"evaluate {name}"), in_step(model):
             if output is not None and not ranks.is_main():
-                file = opened.enter_context(GenerationsFile(rank_file(output, ranks.rank()), settings))
+                own = rank_file(output, ranks.rank())
+                own.unlink(missing_ok=True)  # rank 0 has taken over those it sees
+                file = opened.enter_context(GenerationsFile(own, settings))
             if progress is not None:
                 progress(done, done + len(share))
             make(share, append)
@@ -81,6 +84,9 @@ def all_rows(
                 file.append([row for of_other in by_rank[1:] for row in of_other])
                 for path in rank_files(file.path):
                     path.unlink()
+        with _errors_on_all(f"remove the parts of {output}"):
+            if output is not None and not ranks.is_main():
+                rank_file(output, ranks.rank()).unlink(missing_ok=True)  # where rank 0 does not see it
     rows.update((row_key(row), row) for of_rank in by_rank for row in of_rank)
     return [rows[key(one)] for one in wanted]
 

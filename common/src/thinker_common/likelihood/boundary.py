@@ -160,6 +160,12 @@ def encode_answer(
     )
 
 
+def writes_box(tokenizer: PreTrainedTokenizerBase) -> bool:
+    r"""Whether the tokenizer has the characters of `\boxed{}`: T5's has neither backslash nor braces."""
+    ids = _encode(tokenizer, BOX + "}")
+    return tokenizer.unk_token_id not in ids and set(BOX + "}") <= set(_decode(tokenizer, ids))
+
+
 def encode_output_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a text that starts the output of an encoder-decoder model: no special tokens."""
     return _encode(tokenizer, text)

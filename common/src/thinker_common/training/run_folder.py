@@ -18,12 +18,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
 from .._version import __version__
+from ..distributed import file_lock
 from ..errors import UserError
 from . import durable
 from .plain_yaml import parse_yaml
@@ -110,19 +106,15 @@ class RunFolder:
             UserError: another one does: both would write, and remove, each other's checkpoints.
         """
         path = self.path.resolve()
-        if fcntl is None or path in _HELD:
+        if os.name != "posix" or path in _HELD:  # Windows cannot open a folder for this, and does without
             return
         handle = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        other = file_lock.lock(handle)
+        if other is not None:
             os.close(handle)
             raise UserError(
-                f"output {self.path}: another process is training in it: wait for its end, or choose another --output"
-            ) from error
-        except OSError:  # a file system that knows no locks
-            os.close(handle)
-            return
+                f"output {self.path}: {other} is training in it: wait for its end, or choose another --output"
+            )
         _HELD[path] = handle
 
     @property

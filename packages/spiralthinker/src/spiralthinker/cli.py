@@ -200,7 +200,8 @@ def evaluate_command(
         as_json=as_json,
         **numbers,
     )
-    check_folder(folder)
+    if launch.writes_output():
+        check_folder(folder)
 
     def here(ranks: int) -> None:
         if dry_run:
