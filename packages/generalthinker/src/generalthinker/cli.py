@@ -42,7 +42,8 @@ Examples:
   generalthinker train --dry-run
   generalthinker train --recipe gsm8k-smollm2-135m --output runs/gsm8k
   generalthinker train method.credit=none training.max_steps=20 --seed 1
-  generalthinker train --recipe paper-qwen2.5-1.5b --gpus 8 --zero 2 --output runs/paper
+  generalthinker train --recipe paper-qwen2.5-1.5b --gpus 8 --zero 2 training.per_device_train_batch_size=16 \\
+    training.gradient_accumulation_steps=1 --output runs/paper   # the batch of one GPU, not 8 times that
   generalthinker train --config runs/gsm8k/config.yaml --output runs/again
 """
 
