@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -172,3 +174,15 @@ def test_the_verb_says_what_the_settings_leave_out(invoke):
     assert "x+ is not read (method.credit = none)" in plain
     assert "the reward is a verifier's" in plain
     assert "(method.answers = wrong); the data say -9" in plain
+
+
+def test_help_shows_examples_and_loads_nothing_heavy():
+    script = (
+        "import sys\nfrom generalthinker.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print('loaded', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    command = [sys.executable, "-c", script, "data", "preview", "--help"]
+    text, _, loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.partition("loaded ")
+    assert "Examples:\n    generalthinker data preview" in text
+    assert "typer" in loaded.split()
+    assert not {"torch", "transformers", "trl", "datasets", "numpy"} & set(loaded.split())
