@@ -156,19 +156,19 @@ SPIRAL_EVALUATE = {
     "--benchmark chains --split dev": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--split", "dev"], "chains has no split 'dev'; it has train, valid, test"),
     "--benchmark chains --max-new-tokens 0": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--max-new-tokens", "0"], f"Invalid value for '--max-new-tokens': Input should be greater than or equal to 1\n{USAGE}"),
     "--benchmark chains": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains"], "embedded: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
-    "./nowhere --benchmark chains": (["evaluate", "./nowhere", *S_EVALUATE, "--benchmark", "chains"], "./nowhere: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
+    "./nowhere --benchmark chains": (["evaluate", "./nowhere", *S_EVALUATE, "--benchmark", "chains"], "./nowhere: there is no such folder"),
     "truncated --benchmark chains": (["evaluate", "truncated", *S_EVALUATE, "--benchmark", "chains"], "truncated: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
     "pickle --benchmark chains": (["evaluate", "pickle", *S_EVALUATE, "--benchmark", "chains"], "pickle: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
     "--benchmark gsm8k --data-dir data": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "gsm8k", "--data-dir", "data"], "gsm8k: there is neither data/gsm8k/test.jsonl nor data/test.jsonl"),
     "--benchmark chains --output full": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--output", "full"], "output full is not empty (it holds notes.txt): choose another --output"),
     "--benchmark chains --output file": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--output", "file"], "output file is or lies below a file: choose another --output"),
     "--benchmark chains --dtype int8": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--dtype", "int8"], f"Invalid value for '--dtype': Value error, 'int8' is not one of 'auto', 'float32', 'bfloat16', 'float16'.\n{USAGE}"),
-    "no_weights --benchmark chains --revision main": (["evaluate", "no_weights", *S_EVALUATE, "--benchmark", "chains", "--revision", "main"], "no_weights: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
+    "no_weights --benchmark chains --revision main": (["evaluate", "no_weights", *S_EVALUATE, "--benchmark", "chains", "--revision", "main"], "revision = 'main': the folder no_weights has no revisions, only a hub id has"),
 }  # fmt: skip
 
 SPIRAL_INSPECT = {
     "inspect embedded": (["inspect", "embedded"], "embedded: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
-    "inspect ./nowhere": (["inspect", "./nowhere"], "./nowhere: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),
+    "inspect ./nowhere": (["inspect", "./nowhere"], "./nowhere: there is no such folder"),
     "inspect embedded  ": (["inspect", "embedded", " "], "the question is empty"),
     "inspect embedded --step 1=1": (["inspect", "embedded", "--step", "1=1"], "--step and --answer belong to a question of your own"),
     "inspect embedded 1? --answer  ": (["inspect", "embedded", "1?", "--answer", " "], "--answer must not be empty"),

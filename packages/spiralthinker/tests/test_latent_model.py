@@ -171,7 +171,7 @@ def test_models_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match=r"no spiralthinker.json, so this is not a SpiralThinker model"):
         SpiralThinkerModel.from_pretrained(tmp_path / "plain")
     (tmp_path / "run" / "model").mkdir(parents=True)
-    (tmp_path / "run" / "model" / "spiralthinker.json").write_text("{}")
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"run: the folder of a run; its model is .*run/model$"):
         SpiralThinkerModel.from_pretrained(tmp_path / "run")
     with pytest.raises(SettingsError, match=r"lora.target_modules = \['nothing'\]"):

@@ -2,8 +2,11 @@
 
 import functools
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,6 +165,32 @@ def test_stage_2_alone_starts_from_a_model_of_stage_1_and_is_the_same(finished, 
     alone = tmp_path / "alone"
     given = ["method.stages=implicit", f"model.name_or_path={folder / 'stage1' / 'model'}", "evaluation.at_end=false"]
     invoke("train", "--output", str(alone), "--seed", "5", *TINY, *given)
+    losses = [[row["loss"] for row in metrics(run)] for run in (folder, alone)]
+    assert losses[0] == losses[1]
+
+
+def test_stage_2_and_preview_of_a_model_on_the_hub(finished, tmp_path):
+    """The hub is its cache on disk, as a download leaves it, which a process of its own reads."""
+    folder, _ = finished
+    commit = "0123456789abcdef" * 2 + "01234567"
+    snapshot = tmp_path / "cache" / "models--owner--latent" / "snapshots" / commit
+    shutil.copytree(folder / "stage1" / "model", snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "trained").write_text(commit)
+    model = ["model.name_or_path=owner/latent", "model.revision=trained", "method.stages=implicit"]
+    alone = tmp_path / "alone"
+
+    def ended(*arguments):
+        script = "from spiralthinker.cli import main; main()"
+        environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "'<latent>'" in ended("data", "preview", "data.limit=4", *model)
+    ended("train", "--output", str(alone), "--seed", "5", *TINY, *model, "evaluation.at_end=false")
     losses = [[row["loss"] for row in metrics(run)] for run in (folder, alone)]
     assert losses[0] == losses[1]
 

@@ -327,6 +327,21 @@ def test_training_on_a_users_file_with_any_number_of_options(model, tmp_path):
     )  # fmt: skip
     assert results["training_questions"] == 16
     assert set(results["phases"]["acquisition"]["tests"]) == {"mine-greedy"}
+    assert results["tests_trained_on"] == []
+    assert "trained on" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_test_of_questions_that_were_trained_on_says_so(model, tmp_path):
+    given = [
+        f"model.name_or_path={model}", f"data.train_file={questions_file(tmp_path)}", "data.benchmark=null",
+        "data.limit=null", "data.split=all", "evaluation.validation_limit=0", "method.reflection.iterations=0",
+        "method.acquisition.max_steps=1", "generation.recall_tokens=6", "generation.analyze_tokens=5",
+    ]  # fmt: skip
+    said = "mine: 2 of its 2 questions were trained on"
+    assert said in invoked("train", "--dry-run", "--output", str(tmp_path / "run"), *given)
+    assert said in invoked("train", "--output", str(tmp_path / "run"), *given)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["tests_trained_on"] == [said]
+    assert said in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("batch", [6, 8, 12, 64])

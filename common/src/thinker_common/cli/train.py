@@ -79,7 +79,7 @@ def add_train(app: typer.Typer, package: str, help_text: str, *, resumes_at: boo
         def here(ranks: int) -> None:
             from rich.console import Console
 
-            common = {"seed": _seed(settings), "console": Console()}
+            common = {"seed": recipe_seed(settings), "console": Console()}
             if dry_run:
                 of_method("plan", "show_plan")(settings, folder, ranks=ranks, **common)
             else:
@@ -101,7 +101,8 @@ class _Where(NamedTuple):
     launcher: Literal["deepspeed", "torchrun", "slurm"] | None
 
 
-def _seed(settings: Any) -> int:
+def recipe_seed(settings: Any) -> int:
+    """`training.seed`, 0 where the settings have none. SettingsError for one that is no seed."""
     seed = settings.training.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise SettingsError(f"training.seed = {seed!r}: expected a whole number of at least 0")

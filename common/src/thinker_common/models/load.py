@@ -29,6 +29,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from ..errors import SettingsError, UserError
 
@@ -85,6 +86,24 @@ def load_config(name_or_path: str | Path, *, revision: str | None = None) -> Pre
         raise UserError(f"{source.name}: no config.json in this folder, so it is not a Hugging Face model")
     with _loading(source):
         return AutoConfig.from_pretrained(source.name, revision=revision, trust_remote_code=False)
+
+
+def model_file(name_or_path: str | Path, file: str, *, revision: str | None = None) -> Path | None:
+    """A file that a method keeps beside a model, in its folder or on the hub; None where there is none within reach.
+
+    Raises:
+        UserError: no such folder, or the folder of a run.
+        SettingsError: a revision of a folder.
+    """
+    source = _source(name_or_path, revision)
+    if source.is_folder:
+        path = Path(source.name) / file
+        return path if path.is_file() else None
+    try:
+        found = cached_file(source.name, file, revision=revision)
+    except OSError:
+        return None
+    return None if found is None else Path(found)
 
 
 def load_policy(

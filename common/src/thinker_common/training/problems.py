@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..benchmarks import load_benchmark, sample
-from ..benchmarks.problem import LoadedBenchmark
+from ..benchmarks.problem import LoadedBenchmark, question_key
 from ..benchmarks.user_file import load_jsonl
 from ..errors import DataError
 from .sections import DataSettings
@@ -21,6 +21,8 @@ def load_problems(data: DataSettings) -> LoadedBenchmark:
 def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedBenchmark, LoadedBenchmark]:
     """(for training, for validation): `count` problems, drawn from `seed`, are taken out of the training data.
 
+    So are other problems that ask the same as one of them: a policy that trains on those has seen the question.
+
     Raises:
         DataError: no problem would be left to train on.
     """
@@ -30,7 +32,14 @@ def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedB
             "set evaluation.every_steps = null to train without validation"
         )
     validation = sample(loaded, count, seed)
-    held = {problem.id for problem in validation.problems}
-    rest = tuple(problem for problem in loaded.problems if problem.id not in held)
+    held = {question_key(problem) for problem in validation.problems}
+    rest = tuple(problem for problem in loaded.problems if question_key(problem) not in held)
+    if not rest:
+        raise DataError(
+            f"all {len(loaded.problems)} problems ask what one of the {count} held out for validation asks: lower "
+            "evaluation.validation_limit, or set evaluation.every_steps = null to train without validation"
+        )
     source = f"{loaded.source}, {count} held out for validation (seed {seed})"
+    if twins := len(loaded.problems) - count - len(rest):
+        source += f", {twins} more left out that ask the same as one of those"
     return replace(loaded, problems=rest, source=source), validation

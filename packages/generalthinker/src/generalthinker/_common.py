@@ -15,6 +15,8 @@ from thinker_common.cli.evaluate import add_evaluate as add_evaluate
 from thinker_common.cli.printable import printable as printable
 from thinker_common.cli.recipes import recipes_app as recipes_app
 from thinker_common.cli.train import add_train as add_train
+from thinker_common.cli.train import read_recipe as read_recipe
+from thinker_common.cli.train import recipe_seed as recipe_seed
 from thinker_common.errors import DataError as DataError
 from thinker_common.errors import SettingsError as SettingsError
 from thinker_common.errors import UserError as UserError
@@ -56,6 +58,7 @@ _LAZY = {
     "compare": "evaluation.comparison:compare",
     "data_fingerprint": "training.resume:data_fingerprint",
     "encode_answer": "likelihood.boundary:encode_answer",
+    "encode_mid_text": "likelihood.boundary:encode_mid_text",
     "engine_arguments": "training.engine_arguments",
     "evaluate": "evaluation.evaluate:evaluate",
     "export_trained": "training.export:export_trained",
@@ -65,6 +68,7 @@ _LAZY = {
     "hold_out": "training.problems:hold_out",
     "join": "distributed.join:join",
     "load_benchmark": "benchmarks:load_benchmark",
+    "load_config": "models.load:load_config",
     "load_policy": "models.load:load_policy",
     "load_problems": "training.problems:load_problems",
     "load_settings": "training.settings:load_settings",
@@ -117,6 +121,7 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.batching import token_budget_batches as token_budget_batches
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
     from thinker_common.likelihood.boundary import encode_answer as encode_answer
+    from thinker_common.likelihood.boundary import encode_mid_text as encode_mid_text
     from thinker_common.likelihood.boundary import split_response as split_response
     from thinker_common.likelihood.forward import call_through as call_through
     from thinker_common.likelihood.logprobs import ragged_token_logprobs as ragged_token_logprobs
@@ -126,6 +131,7 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
     from thinker_common.models import chat as chat
     from thinker_common.models.adapters import add_lora as add_lora
+    from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
     from thinker_common.training import engine_arguments as engine_arguments

@@ -13,6 +13,8 @@ from ._common import (
     add_train,
     new_app,
     options,
+    read_recipe,
+    recipe_seed,
     recipes_app,
     run,
 )
@@ -22,6 +24,10 @@ app = new_app(
     "generalthinker",
     __version__,
     "GeneralThinker (arXiv 2605.27934): reinforcement learning of reasoning without a verifier.",
+)
+data_app = typer.Typer(
+    rich_markup_mode=None,
+    help="Training data: how the trainer reads it.\n\n\b\nExamples:\n  generalthinker data preview",
 )
 
 
@@ -36,7 +42,8 @@ Examples:
   generalthinker train --dry-run
   generalthinker train --recipe gsm8k-smollm2-135m --output runs/gsm8k
   generalthinker train method.credit=none training.max_steps=20 --seed 1
-  generalthinker train --recipe paper-qwen2.5-1.5b --gpus 8 --zero 2 --output runs/paper
+  generalthinker train --recipe paper-qwen2.5-1.5b --gpus 8 --zero 2 training.per_device_train_batch_size=16 \\
+    training.gradient_accumulation_steps=1 --output runs/paper   # the batch of one GPU, not 8 times that
   generalthinker train --config runs/gsm8k/config.yaml --output runs/again
 """
 
@@ -128,7 +135,7 @@ def inspect_command(
     from .inspect.group import credit_group, sample_group
     from .inspect.page import write_group_page
     from .inspect.terminal import show_group
-    from .prepare import causal_policy
+    from .policy import causal_policy
 
     if question is not None and answer is not None:
         problem = Problem(id="command line", question=question, answer=answer, kind="math")
@@ -188,6 +195,41 @@ def _inspect_run(context: typer.Context, folder: Any, page: Path | None) -> None
         console.print(f"\npage: {page}", highlight=False, soft_wrap=True)
 
 
+@data_app.command("preview")
+def preview_command(
+    overrides: options.Overrides = None,
+    recipe: options.Recipe = None,
+    config: options.Config = None,
+    index: Annotated[int, typer.Option("--index", min=0, metavar="N", help="The first problem shown, from 0.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="How many problems are shown.")] = 1,
+    data_dir: options.DataDir = None,
+) -> None:
+    """Shows training problems as tokens: both prompts, the scored answer, and where a response gets loss and credit.
+
+    The response is made of the problem's reference steps. Below the problems: where the data come from, and how long
+    the prompts are.
+
+    \b
+    Examples:
+      generalthinker data preview
+      generalthinker data preview --recipe gsm8k-smollm2-135m --index 3 --limit 2
+      generalthinker data preview data.train_file=mine.jsonl data.columns='{question: prompt}' method.closing=token
+    """
+    name, text = read_recipe(__package__, recipe, config)
+
+    from rich.console import Console
+
+    from ._common import load_settings
+    from .config import Settings
+    from .preview import show_preview
+
+    settings = load_settings(Settings, recipe_text=text, recipe_name=name, overrides=list(overrides or []))
+    if data_dir is not None:
+        settings.data.data_dir = str(data_dir)
+    show_preview(settings, index, limit, seed=recipe_seed(settings), console=Console())
+
+
+app.add_typer(data_app, name="data")
 app.add_typer(recipes_app(__package__, "generalthinker", example="embedded"), name="recipes")
 add_evaluate(app, __package__)
 add_doctor(app, ["generalthinker", "thinker-common"])

@@ -8,8 +8,31 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ._common import DataError, Problem, chat, encode_answer, grade
-from .config import MethodSettings
+from ._common import DataError, LoadedBenchmark, Problem, chat, encode_answer, grade, hold_out, load_problems
+from .config import MethodSettings, Settings
+
+
+def training_data(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_positions: int | None
+) -> tuple[LoadedBenchmark, LoadedBenchmark | None, Dataset]:
+    """(problems to train on, those held out of them, the trainer's rows of the former).
+
+    Raises:
+        UserError: data that cannot be used, or a row that does not fit the model.
+    """
+    problems = load_problems(settings.data)
+    validation = None
+    if settings.evaluation.every_steps is not None:
+        problems, validation = hold_out(problems, settings.evaluation.validation_limit, seed=settings.data.seed)
+    rows = training_rows(problems.problems, settings.method, seed=seed)
+    check_room(
+        rows,
+        tokenizer,
+        chat_template=settings.model.chat_template,
+        max_new_tokens=settings.generation.max_new_tokens,
+        max_positions=max_positions,
+    )
+    return problems, validation, rows
 
 
 def training_rows(problems: Sequence[Problem], method: MethodSettings, *, seed: int) -> Dataset:

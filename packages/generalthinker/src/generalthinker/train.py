@@ -46,7 +46,8 @@ from .data import graded_problems
 from .evaluations import compare_before_after, evaluate_all
 from .inspect.tokens import token_texts
 from .inspect.words import sides
-from .prepare import fresh_policy, prepare
+from .policy import fresh_policy
+from .prepare import prepare
 from .report import write_run_report
 from .trainer import GeneralThinkerTrainer
 

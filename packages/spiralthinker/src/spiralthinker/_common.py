@@ -73,6 +73,7 @@ _LAZY = {
     "load_problems": "training.problems:load_problems",
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
+    "model_file": "models.load:model_file",
     "load_trained_weights": "models.adapters:load_trained_weights",
     "log_softmax": "likelihood.logprobs:log_softmax",
     "memory": "distributed.memory",
@@ -149,6 +150,7 @@ if TYPE_CHECKING:
     from thinker_common.models.adapters import trained_weights as trained_weights
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
+    from thinker_common.models.load import model_file as model_file
     from thinker_common.training import engine_arguments as engine_arguments
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights

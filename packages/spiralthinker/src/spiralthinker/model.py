@@ -38,7 +38,6 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
-from transformers.utils import cached_file
 
 from ._common import (
     CACHE,
@@ -50,6 +49,7 @@ from ._common import (
     load_tokenizer,
     log_softmax,
     merge_and_export,
+    model_file,
 )
 from .annotation import IGNORED, Annotation, Markers, add_markers, marker_ids
 from .columns import Batch
@@ -641,7 +641,7 @@ def read_settings(name_or_path: str | Path, *, revision: str | None = None) -> L
     """
     file = _file(name_or_path, SETTINGS_FILE, revision)
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise UserError(f"{file}: written by another version of this package; this one reads format {FORMAT}")
         annotation = Annotation(**content.pop("annotation"))
@@ -650,16 +650,16 @@ def read_settings(name_or_path: str | Path, *, revision: str | None = None) -> L
         raise UserError(f"{file}: not the settings of a SpiralThinker model ({error})") from error
 
 
-def _file(name_or_path: str | Path, file: str, revision: str | None) -> str:
-    try:
-        found = cached_file(str(name_or_path), file, revision=revision)
-    except OSError as error:
-        own = Path(name_or_path) / "model"
-        if (own / file).is_file():
-            raise UserError(f"{name_or_path}: the folder of a run; its model is {own}") from error
+def is_saved_model(name_or_path: str | Path, *, revision: str | None = None) -> bool:
+    """Whether a folder or a hub id holds a SpiralThinker model, and not just a causal one."""
+    return model_file(name_or_path, SETTINGS_FILE, revision=revision) is not None
+
+
+def _file(name_or_path: str | Path, file: str, revision: str | None) -> Path:
+    found = model_file(name_or_path, file, revision=revision)
+    if found is None:
         raise UserError(
             f"{name_or_path}: no {file}, so this is not a SpiralThinker model; "
             "`spiralthinker train model.name_or_path=...` makes one of it"
-        ) from error
-    assert found is not None
+        )
     return found

@@ -1,7 +1,6 @@
 """`spiralthinker data preview`: what both stages make of a problem, token by token."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from ._common import UserError, load_problems, load_tokenizer
 from .annotation import IGNORED, Annotation, Block, Example, Markers, Tokens, add_markers, explicit, marker_ids
 from .config import Settings
-from .model import SETTINGS_FILE
+from .model import is_saved_model
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def show_preview(settings: Settings, index: int, console: Console) -> None:
     if index >= len(problems.problems):
         raise UserError(f"--index {index}: {problems.source} has {len(problems.problems)} problems, numbered from 0")
     tokenizer = load_tokenizer(settings.model.name_or_path, revision=settings.model.revision)
-    own = (Path(settings.model.name_or_path) / SETTINGS_FILE).is_file()
+    own = is_saved_model(settings.model.name_or_path, revision=settings.model.revision)
     markers = marker_ids(tokenizer) if own else add_markers(tokenizer)
     annotation = settings.latent_settings().annotation
     example = annotation.example(tokenizer, problems.problems[index])

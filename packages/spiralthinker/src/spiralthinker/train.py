@@ -63,7 +63,7 @@ from .columns import Row
 from .config import Settings
 from .data import TrainingData, latent_steps, training_data
 from .evaluations import Measured, evaluate_one, load_evaluations
-from .model import SETTINGS_FILE, LatentSettings, SpiralThinkerModel
+from .model import LatentSettings, SpiralThinkerModel, is_saved_model
 from .report import cost_table, write_run_report
 from .trainer import SpiralThinkerTrainer, Stage
 
@@ -223,8 +223,8 @@ class Run:
         unset_hf_deepspeed_config()
         name, revision = self.settings.model.name_or_path, self.settings.model.revision
         settings = self.parts[0].settings
-        if (Path(name) / SETTINGS_FILE).is_file():
-            return self.model_of(Path(name), settings)
+        if is_saved_model(name, revision=revision):
+            return self.model_of(name, settings, revision=revision)
         set_seed(self.seed)  # the markers' embeddings and the adapters begin with random weights
         return SpiralThinkerModel.from_base(
             load_policy(name, revision=revision, dtype=weights_dtype(self.settings.model)),
@@ -233,12 +233,17 @@ class Run:
             lora=self.settings.model.lora,
         )
 
-    def model_of(self, folder: Path, settings: LatentSettings) -> SpiralThinkerModel:
+    def model_of(
+        self, name_or_path: str | Path, settings: LatentSettings, *, revision: str | None = None
+    ) -> SpiralThinkerModel:
         """A saved model, with the settings of this run."""
         unset_hf_deepspeed_config()
         set_seed(self.seed)
         model = SpiralThinkerModel.from_pretrained(
-            folder, dtype=weights_dtype(self.settings.model), lora=self.settings.model.lora
+            name_or_path,
+            revision=revision,
+            dtype=weights_dtype(self.settings.model),
+            lora=self.settings.model.lora,
         )
         model.settings = settings
         return model

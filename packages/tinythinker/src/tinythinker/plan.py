@@ -45,6 +45,8 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         say(f"validation: {len(material.validation.questions)} questions from {material.validation.source}")
     for questions in material.tests:
         say(f"test: {len(questions.questions)} questions of {questions.name}, {questions.split}")
+    for warning in material.tests_trained_on():
+        say(warning)
 
     batches = sum(-(-size // method.acquisition.batch_size) for size in order.sizes)
     steps = planned_steps(method.acquisition, batches)

@@ -15,7 +15,7 @@ from .build import build_from_references
 from .config import DataSettings, Settings
 from .mixing import blocks
 from .question_sets import QuestionSet, load_questions
-from .questions import Question
+from .questions import Question, asked
 from .rows import StageRow, folder_of_rows, read_rows, select
 from .stages import STAGES, Stage, answered_option, chain_target
 from .student import Form, Student
@@ -45,6 +45,16 @@ class Material:
     def options(self) -> int:
         """Options of a question; where that varies, the mean as a whole number."""
         return round(sum(len(question.options) for question in self.questions) / len(self.questions))
+
+    def tests_trained_on(self) -> list[str]:
+        """A sentence on each test that asks what was trained on: its figures say nothing about new questions."""
+        trained = {asked(question) for question in self.questions}
+        counts = [(test, sum(asked(question) in trained for question in test.questions)) for test in self.tests]
+        return [
+            f"{test.name}: {count} of its {len(test.questions)} questions were trained on"
+            for test, count in counts
+            if count
+        ]
 
 
 def load_material(settings: Settings) -> Material:

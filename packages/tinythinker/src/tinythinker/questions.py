@@ -76,6 +76,11 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
+def asked(question: Question) -> tuple[str, tuple[str, ...]]:
+    """Equal for questions that ask the same: text and options, whatever their order, case and white space."""
+    return plain(question.text).casefold(), tuple(sorted(plain(option).casefold() for option in question.options))
+
+
 def fingerprint(questions: Iterable[Question]) -> str:
     """Identifies a set of questions by what they ask and by their right answers, wherever they were read from.
 

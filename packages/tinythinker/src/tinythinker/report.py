@@ -86,6 +86,8 @@ def print_results(results: Mapping[str, Any], tests: Tests, folder: RunFolder, c
     rows = [(result, phase) for phase, found in tests.items() for result in found.values()]
     if rows:
         console.print(terminal_table(rows))
+    for warning in results["tests_trained_on"]:
+        console.print(printable(warning), style="yellow", highlight=False, markup=False, soft_wrap=True)
     for phase, found in against_the_first(tests).items():
         for key, comparison in found.items():
             console.print(
@@ -106,7 +108,8 @@ def write_run_report(
     sections: list[Any] = []
     rows = [list(cells(result, phase)) for phase, found in tests.items() for result in found.values()]
     if rows:
-        sections.append(Table("Tests", list(COLUMNS), rows, note="value ± standard error; an abstention is wrong"))
+        note = "; ".join(["value ± standard error; an abstention is wrong", *results["tests_trained_on"]])
+        sections.append(Table("Tests", list(COLUMNS), rows, note=note))
     compared = [
         [key, phase, sentence(comparison)]
         for phase, found in against_the_first(tests).items()

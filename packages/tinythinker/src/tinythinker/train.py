@@ -101,6 +101,7 @@ def train(
         "training_rows": {stage: len(own) for stage, own in run.material.rows.items()},
         "seconds": round(time.perf_counter() - began, 1),
         "exported": run.best_phase(),
+        "tests_trained_on": run.material.tests_trained_on(),
         "phases": run.done,
     }
     folder = RunFolder(output)
