@@ -71,13 +71,14 @@ class RunFolder:
 
         allow_changes: settings that change the numbers may differ.
         """
-        if (self.path / "results.json").exists():
-            raise UserError(f"output {self.path} holds another run, which is finished: choose another --output")
         held = self.path / "config.yaml"
         before = flat_settings(parse_yaml(held.read_text(encoding="utf-8"), str(held)) or {})
         changes = changed_settings(before, flat_settings(parse_yaml(config, "the settings")))
+        named = "; ".join(changes[:3]) + ("; ..." if len(changes) > 3 else "")
+        if (self.path / "results.json").exists():
+            other = f" ({named})" if changes else ""
+            raise UserError(f"output {self.path} holds another run, which is finished{other}: choose another --output")
         if changes and not allow_changes:
-            named = "; ".join(changes[:3]) + ("; ..." if len(changes) > 3 else "")
             raise UserError(
                 f"output {self.path} holds another run ({named}): choose another --output, or go on with it anyway by "
                 "--allow-changes"

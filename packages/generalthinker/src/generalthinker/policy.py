@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ._common import UserError, add_lora, load_policy, weights_dtype
+from ._common import UserError, add_lora, load_config, load_policy, weights_dtype
 from .config import Settings
 
 
@@ -21,9 +21,8 @@ def fresh_policy(settings: Settings, seed: int) -> Any:
 
 def causal_policy(name_or_path: str, **how: Any) -> Any:
     """`load_policy`, and a UserError for an encoder-decoder model."""
-    policy = load_policy(name_or_path, **how)
-    check_causal(name_or_path, policy.config)
-    return policy
+    check_causal(name_or_path, load_config(name_or_path, revision=how.get("revision")))  # before gigabytes are read
+    return load_policy(name_or_path, **how)
 
 
 def check_causal(name_or_path: str, config: Any) -> None:

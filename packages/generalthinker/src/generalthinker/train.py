@@ -160,7 +160,9 @@ def train(
     }
     folder.write_results(results)
     write_run_report(folder, settings, results, history, evaluations, _shown_credit(trainer, tokenizer))
-    _print_results(evaluations, paired, folder, console)
+    chosen = ", the best by validation" if keep_best else ""
+    exported_model = f"{folder.model}, the weights of step {results['exported_step']}{chosen}"
+    _print_results(evaluations, paired, exported_model, folder, console)
     return results
 
 
@@ -202,6 +204,7 @@ def _shown_credit(trainer: GeneralThinkerTrainer, tokenizer: PreTrainedTokenizer
 def _print_results(
     evaluations: Mapping[str, Mapping[str, EvaluationResult]],
     paired: Mapping[str, Comparison],
+    exported_model: str,
     folder: RunFolder,
     console: Console,
 ) -> None:
@@ -210,5 +213,5 @@ def _print_results(
         console.print(terminal_table(rows))
     for name, comparison in paired.items():
         console.print(f"{name}, after - before: {sentence(comparison)}", highlight=False, soft_wrap=True)
-    console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-    console.print(f"report: {folder.report}", highlight=False, soft_wrap=True)
+    for name, place in (("model", exported_model), ("run folder", folder.path), ("report", folder.report)):
+        console.print(f"{name}: {place}", highlight=False, soft_wrap=True)
