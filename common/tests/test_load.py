@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, LlamaConfig, T5Config, T5ForConditionalGeneration
 
 from thinker_common.errors import SettingsError, UserError
-from thinker_common.models.load import load_policy, load_tokenizer
+from thinker_common.models.load import load_config, load_policy, load_tokenizer
 
 CONFIG = LlamaConfig(
     vocab_size=400, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, head_dim=4
@@ -174,6 +174,16 @@ def test_a_folder_with_an_adapter_loads_with_its_base_model(adapter, saved_model
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert torch.equal(model(torch.tensor([[3, 1, 4]])).logits, expected)
     assert load_tokenizer(folder).get_vocab() == load_tokenizer(saved_model).get_vocab()
+
+
+def test_the_configuration_of_an_adapter_is_its_base_models(adapter, saved_model):
+    folder, _ = adapter
+    assert load_config(folder).to_dict() == load_config(saved_model).to_dict()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "./nowhere"}')
+    with pytest.raises(
+        UserError, match=r"adapter: the base model of this adapter: \./nowhere: there is no such folder"
+    ):
+        load_config(folder)
 
 
 def test_an_adapter_of_another_model_or_with_weights_missing(adapter):

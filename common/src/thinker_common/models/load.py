@@ -76,12 +76,16 @@ def load_tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> 
 
 
 def load_config(name_or_path: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
-    """The configuration of a model, without its weights.
+    """The configuration of a model, without its weights; of an adapter it is that of its base model.
 
     Raises:
         UserError: no such folder, a folder without configuration, an id that cannot be reached.
     """
     source = _source(name_or_path, revision)
+    if source.is_folder and _is_adapter(Path(source.name)):
+        base, revision = adapter_base(Path(source.name))
+        with _as_base_of(Path(source.name)):
+            return load_config(base, revision=revision)
     if source.is_folder and not (Path(source.name) / "config.json").is_file():
         raise UserError(f"{source.name}: no config.json in this folder, so it is not a Hugging Face model")
     with _loading(source):
@@ -170,10 +174,8 @@ def _load_adapted(folder: Path, **options: Any) -> PeftModel:
             "save it with model.save_pretrained(folder)"
         )
     base, revision = adapter_base(folder)
-    try:
+    with _as_base_of(folder):
         model = load_policy(base, revision=revision, **options)
-    except UserError as error:
-        raise UserError(f"{folder}: the base model of this adapter: {error}") from error
     assert isinstance(model, PreTrainedModel)
     with _loading(_Source(str(folder), is_folder=True)), warnings.catch_warnings():
         # Of weights that the file does not hold PEFT only warns, and leaves them untrained.
@@ -210,6 +212,15 @@ def adapter_base(folder: Path) -> tuple[str, str | None]:
     if not name:
         raise UserError(f"{file}: names no base_model_name_or_path; put the base model's folder or id there")
     return name, revision
+
+
+@contextmanager
+def _as_base_of(adapter: Path) -> Iterator[None]:
+    """Errors say that they are the base model's."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{adapter}: the base model of this adapter: {error}") from error
 
 
 @dataclass(frozen=True)
