@@ -42,7 +42,7 @@ def quickly(command):
         return f"{command} --limit 1 --samples 2"
     if command.startswith("inspect"):
         return f"{command} --samples 1"
-    return f"{command} --dry-run" if command == "train" else command
+    return f"{command} --dry-run" if command == "train" or command.startswith("train data.train_file") else command
 
 
 @pytest.mark.parametrize("path", [README, PAGE], ids=["README", "page"])
@@ -50,7 +50,9 @@ def test_the_commands_run_as_printed(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"^    (\{.+\})$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     question, reply = (json.loads(example) for example in examples)
-    Path("mine.jsonl").write_text(json.dumps(question) + "\n")
+    # Others beside it, since a single question cannot be divided into splits.
+    others = [question | {"id": f"other-{n}", "question": f"{n}: {question['question']}"} for n in range(30)]
+    Path("mine.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [question, *others]))
     Path("recorded.jsonl").write_text(json.dumps({**reply, "reply": reply["reply"].replace("...", "x")}) + "\n")
     data = os.environ.get("THINKER_DATA_DIR")
     trained = Path("runs/embedded/model")
