@@ -62,7 +62,7 @@ def test_the_commands_run_as_printed(path, tmp_path, monkeypatch, capsys):
     for command in commands(path):
         if asks_an_endpoint(command) or (" DIR " in command and not data):
             continue
-        if "csqa-t5-base" in command:  # a student that is on the hub
+        if "csqa-t5-base" in command or "=DIR" in command:  # a student on the hub, rows of the original files
             continue
         arguments = [data if argument == "DIR" else argument for argument in shlex.split(quickly(command))]
         with pytest.raises(SystemExit) as caught:
