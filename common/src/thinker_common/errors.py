@@ -1,6 +1,5 @@
 """Errors that are the user's to mend. A command line shows them in one or two lines and exits with 2."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -18,6 +17,8 @@ class DataError(UserError, ValueError):
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """What ends a sentence on an unknown name: the nearest of those that exist; empty if none is near."""
+    import difflib  # where a mistake was made only
+
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -22,8 +22,6 @@ from .._version import __version__
 from ..distributed import file_lock
 from ..errors import UserError
 from . import durable
-from .plain_yaml import parse_yaml
-from .resume import changed_settings, flat_settings
 
 _PACKAGES = (
     "torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "datasets", "tokenizers", "safetensors",
@@ -71,6 +69,10 @@ class RunFolder:
 
         allow_changes: settings that change the numbers may differ.
         """
+        # Here and not above: `--help` does without them.
+        from .plain_yaml import parse_yaml
+        from .resume import changed_settings, flat_settings
+
         held = self.path / "config.yaml"
         before = flat_settings(parse_yaml(held.read_text(encoding="utf-8"), str(held)) or {})
         changes = changed_settings(before, flat_settings(parse_yaml(config, "the settings")))

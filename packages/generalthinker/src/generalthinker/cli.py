@@ -206,7 +206,7 @@ def preview_command(
 ) -> None:
     """Shows training problems as tokens: both prompts, the scored answer, and where a response gets loss and credit.
 
-    The response is made of the problem's reference steps. Below the problems: where the data come from, and how long
+    The response is made of the problem's reference steps. Above the problems: where the data come from, and how long
     the prompts are.
 
     \b
