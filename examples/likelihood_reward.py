@@ -29,6 +29,7 @@ with tempfile.TemporaryDirectory() as folder:
         logging_steps=1,
         report_to="none",
         save_strategy="no",
+        disable_tqdm=True,
     )
     trainer = GeneralThinkerTrainer(
         model=load_policy("embedded"),

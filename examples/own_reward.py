@@ -20,8 +20,8 @@ NATS_PER_TOKEN = 0.05
 class BriefTrainer(GeneralThinkerTrainer):
     """The likelihood of the reference answer, less a price for each token of the response."""
 
-    def _reward_scores(self, rollout, inputs, answer_scores):
-        likelihood_B = super()._reward_scores(rollout, inputs, answer_scores)
+    def reward_scores(self, rollout, inputs, answer_scores):
+        likelihood_B = super().reward_scores(rollout, inputs, answer_scores)
         lengths_B = torch.tensor([len(response) for response in rollout.responses], device=likelihood_B.device)
         return likelihood_B - NATS_PER_TOKEN * lengths_B
 
@@ -42,6 +42,7 @@ with tempfile.TemporaryDirectory() as folder:
         logging_steps=1,
         report_to="none",
         save_strategy="no",
+        disable_tqdm=True,
     )
     trainer = BriefTrainer(
         model=load_policy("embedded"),

@@ -249,9 +249,8 @@ def exactly(text):
 # --- the table ----------------------------------------------------------------------------------------------------------
 
 OFFLINE = (
-    r"owner/nosuch: cannot be loaded: .+; check the id and the connection, log in if the model is gated "
-    r"\(hf auth login\), or download it where there is a connection "
-    r"\(hf download owner/nosuch --local-dir FOLDER\) and give the folder"
+    r"owner/nosuch: no folder of this name, and the Hugging Face hub cannot be reached; give a folder, or fetch it "
+    r"where there is a connection: hf download owner/nosuch --local-dir FOLDER"
 )
 NEITHER_TEMPLATE = r"chat_template = '{}': neither auto nor none, nor a file that can be read \({}\)"
 

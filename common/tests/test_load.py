@@ -246,7 +246,9 @@ def test_ids_and_paths_that_lead_nowhere(load, folder, monkeypatch):
     shutil.copytree(folder, run / "model")
     with pytest.raises(UserError, match=r"the folder of a run; its model is .*model$"):
         load(run)
-    with pytest.raises(UserError, match=r"owner/none: cannot be loaded: .*hf download owner/none --local-dir FOLDER"):
+    with pytest.raises(
+        UserError, match=r"owner/none: no folder of this name, .*hf download owner/none --local-dir FOLDER"
+    ):
         load("owner/none")
     with pytest.raises(SettingsError, match=r"revision = 'main': the folder .* has no revisions"):
         load(folder, revision="main")

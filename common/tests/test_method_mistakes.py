@@ -115,7 +115,7 @@ SPIRAL_TRAIN = {
     "model.dtype=float99": ([*S_TRAIN, "model.dtype=float99"], "command line: model.dtype = 'float99': expected one of auto, float32, bfloat16, float16"),
     "model.lora=true": ([*S_TRAIN, "model.lora=true"], "command line: model.lora = true: expected a section with r, alpha, dropout, target_modules or null"),
     "model.name_or_path=./nowhere": ([*S_TRAIN, "model.name_or_path=./nowhere"], "./nowhere: there is no such folder"),
-    "model.name_or_path=owner/nosuch": ([*S_TRAIN, "model.name_or_path=owner/nosuch"], re.compile(r"owner/nosuch: cannot be loaded: .+ give the folder")),
+    "model.name_or_path=owner/nosuch": ([*S_TRAIN, "model.name_or_path=owner/nosuch"], re.compile(r"owner/nosuch: no folder of this name, .+ --local-dir FOLDER")),
     "model.name_or_path=pickle": ([*S_TRAIN, "model.name_or_path=pickle"], "pickle: the weights are in pickle files, which can run code and are not loaded; save the model as safetensors: model.save_pretrained(folder)"),
     "model.name_or_path=truncated": ([*S_TRAIN, "model.name_or_path=truncated"], "truncated: cannot be loaded: Error while deserializing header: incomplete metadata, file not fully covered"),
     "model.name_or_path=no_weights": ([*S_TRAIN, "model.name_or_path=no_weights"], "no_weights: no weights in this folder (no model.safetensors)"),

@@ -1,5 +1,6 @@
 """Problems to train on and problems held out of them."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from thinker_common.benchmarks import chains
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem, question_key
-from thinker_common.errors import DataError
-from thinker_common.training.problems import hold_out
+from thinker_common.errors import DataError, SettingsError
+from thinker_common.training.problems import hold_out, load_evaluations
+from thinker_common.training.sections import DataSettings, EvaluationSettings
 
 
 def loaded(questions):
@@ -53,3 +55,38 @@ def test_the_embedded_chains_have_no_twins():
     # What stored curves and studies trained on stays what it was.
     keys = Counter(question_key(problem) for problem in chains.load("train").problems)
     assert max(keys.values()) == 1
+
+
+@pytest.mark.parametrize(("rows", "held"), [(2, 1), (20, 4), (101, 21), (499, 100), (5000, 100)])
+def test_without_a_number_a_small_file_keeps_four_fifths(rows, held):
+    training, validation = hold_out(loaded([f"{i}?" for i in range(rows)]), None, seed=0)
+    assert (len(training.problems), len(validation.problems)) == (rows - held, held)
+
+
+def test_one_row_is_not_enough_to_hold_one_out():
+    with pytest.raises(DataError, match=r"= 1 would hold out all 1 problems: .*evaluation.every_steps = null"):
+        hold_out(loaded(["a?"]), None, seed=0)
+
+
+def write(path, questions):
+    path.write_text("".join(json.dumps({"ask": text, "answer": text[0]}) + "\n" for text in questions))
+    return str(path)
+
+
+def test_a_file_among_the_evaluations_is_read_as_the_training_file_is(tmp_path):
+    mine = write(tmp_path / "mine.jsonl", ["a?", "b?", "c?"])
+    data = DataSettings(columns={"question": "ask"}, kind="text", train_file=mine)
+    test, chains_test = load_evaluations(data, EvaluationSettings(benchmarks=[mine, "chains", mine], limit=2))
+    assert (test.name, chains_test.name) == ("mine", "chains")
+    assert (len(test.problems), len(chains_test.problems)) == (2, 2)
+    assert {problem.kind for problem in test.problems} == {"text"}
+    assert {problem.question for problem in test.problems} < {"a?", "b?", "c?"}
+    whole = load_evaluations(data, EvaluationSettings(benchmarks=[mine]))[0]
+    assert [problem.question for problem in whole.problems] == ["a?", "b?", "c?"]
+
+
+def test_evaluations_of_one_name_would_share_a_folder(tmp_path):
+    mine = write(tmp_path / "chains.jsonl", ["a?"])
+    data = DataSettings(columns={"question": "ask"}, kind="text", train_file=mine)
+    with pytest.raises(SettingsError, match=r"evaluation.benchmarks: two are named chains; rename the file"):
+        load_evaluations(data, EvaluationSettings(benchmarks=["chains", mine], limit=1))

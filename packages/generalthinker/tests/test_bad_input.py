@@ -175,9 +175,8 @@ def test_a_mistake_in_the_settings(folder, ended, monkeypatch, arguments, messag
 
 ROLLOUT = "lower training.per_device_train_batch_size, gradient_accumulation_steps or steps_per_generation"
 OFFLINE = re.compile(
-    r"owner/nosuch: cannot be loaded: .+; check the id and the connection, log in if the model is gated "
-    r"\(hf auth login\), or download it where there is a connection "
-    r"\(hf download owner/nosuch --local-dir FOLDER\) and give the folder"
+    r"owner/nosuch: no folder of this name, and the Hugging Face hub cannot be reached; give a folder, or fetch it "
+    r"where there is a connection: hf download owner/nosuch --local-dir FOLDER"
 )
 NO_SUCH_FILE = re.escape(
     "neither auto nor none, nor a file that can be read ([Errno 2] No such file or directory: 'no.jinja')"

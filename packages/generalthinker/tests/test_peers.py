@@ -197,7 +197,7 @@ def test_mean_probability_compares_with_the_box_opened_at_once(
     rollout = trainer._sample(rows)
     with torch.no_grad():
         scores = trainer._score_answers(trainer._scoring_items(rollout, rows))
-        gains = trainer._reward_scores(rollout, rows, scores)
+        gains = trainer.reward_scores(rollout, rows, scores)
     tokenizer, model = trainer.processing_class, trainer.model
 
     def mean_probability(context: list[int], answer: str) -> float:

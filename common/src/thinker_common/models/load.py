@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -288,9 +289,10 @@ def _loading(source: _Source) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         advice = ""
         if not source.is_folder:
-            reason = f"{reason}; there is no folder of this name either"
-            advice = (
-                "; check the id and the connection, log in if the model is gated (hf auth login), or download it "
-                f"where there is a connection (hf download {source.name} --local-dir FOLDER) and give the folder"
-            )
+            if isinstance(error.__cause__, LocalEntryNotFoundError):
+                raise UserError(
+                    f"{source.name}: no folder of this name, and the Hugging Face hub cannot be reached; give a "
+                    f"folder, or fetch it where there is a connection: hf download {source.name} --local-dir FOLDER"
+                ) from error
+            advice = "; check the id, and log in if the model is gated (hf auth login)"
         raise UserError(f"{source.name}: cannot be loaded: {reason}{advice}") from error

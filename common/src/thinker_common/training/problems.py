@@ -1,12 +1,13 @@
-"""From the section `data` of the settings to problems: those to train on, and those held out of them."""
+"""From the settings to problems: those to train on, those held out of them, and those to evaluate on."""
 
+import math
 from dataclasses import replace
 
 from ..benchmarks import load_benchmark, sample
 from ..benchmarks.problem import LoadedBenchmark, question_key
 from ..benchmarks.user_file import load_jsonl
-from ..errors import DataError
-from .sections import DataSettings
+from ..errors import DataError, SettingsError
+from .sections import DataSettings, EvaluationSettings
 
 
 def load_problems(data: DataSettings) -> LoadedBenchmark:
@@ -18,14 +19,17 @@ def load_problems(data: DataSettings) -> LoadedBenchmark:
     return load_benchmark(data.benchmark, split=data.split, data_dir=data.data_dir, limit=data.limit, seed=data.seed)
 
 
-def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedBenchmark, LoadedBenchmark]:
+def hold_out(loaded: LoadedBenchmark, count: int | None, *, seed: int) -> tuple[LoadedBenchmark, LoadedBenchmark]:
     """(for training, for validation): `count` problems, drawn from `seed`, are taken out of the training data.
 
-    So are other problems that ask the same as one of them: a policy that trains on those has seen the question.
+    So are other problems that ask the same as one of them: a policy that trains on those has seen the question. None is
+    100 problems, or a fifth of a small file, rounded up.
 
     Raises:
         DataError: no problem would be left to train on.
     """
+    if count is None:
+        count = min(100, math.ceil(len(loaded.problems) / 5))
     if count >= len(loaded.problems):
         raise DataError(
             f"evaluation.validation_limit = {count} would hold out all {len(loaded.problems)} problems: lower it, or "
@@ -43,3 +47,26 @@ def hold_out(loaded: LoadedBenchmark, count: int, *, seed: int) -> tuple[LoadedB
     if twins := len(loaded.problems) - count - len(rest):
         source += f", {twins} more left out that ask the same as one of those"
     return replace(loaded, problems=rest, source=source), validation
+
+
+def load_evaluations(data: DataSettings, evaluation: EvaluationSettings) -> list[LoadedBenchmark]:
+    """What `evaluation.benchmarks` names, each once: benchmarks, and the user's own files by a path ending in .jsonl.
+
+    A file is read as `data.train_file` is, with `data.columns` and `data.kind`; `evaluation.split` is not for it.
+
+    Raises:
+        SettingsError: two of one name, whose results would share a folder.
+    """
+    loaded = [_load_evaluation(name, data, evaluation) for name in dict.fromkeys(evaluation.benchmarks)]
+    names = [benchmark.name for benchmark in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"evaluation.benchmarks: two are named {name}; rename the file")
+    return loaded
+
+
+def _load_evaluation(name: str, data: DataSettings, evaluation: EvaluationSettings) -> LoadedBenchmark:
+    if not name.endswith(".jsonl"):
+        return load_benchmark(name, split=evaluation.split, data_dir=data.data_dir, limit=evaluation.limit)
+    problems = load_jsonl(name, data.columns, kind=data.kind)
+    return problems if evaluation.limit is None else sample(problems, evaluation.limit, seed=0)

@@ -87,7 +87,7 @@ class GenerationSettings:
 class EvaluationSettings:
     """Greedy evaluation before, during and after training."""
 
-    benchmarks: list[str] = field(default_factory=lambda: ["chains"])
+    benchmarks: list[str] = field(default_factory=lambda: ["chains"])  # or files like train_file, ending in .jsonl
     split: str = "test"
     limit: int | None = None
     max_new_tokens: int = 256
@@ -95,7 +95,7 @@ class EvaluationSettings:
     at_start: bool = True
     at_end: bool = True
     every_steps: int | None = None  # while training, on problems held out of the training data
-    validation_limit: int = 100  # how many of them
+    validation_limit: int | None = None  # how many of them; null: 100, or a fifth of a small file
     export: Literal["best", "last"] = "best"  # of the validated weights, those of highest accuracy; or the last ones
     grader: Literal["default", "generalthinker"] = "default"  # generalthinker: the paper's, for comparable figures
 
@@ -104,7 +104,8 @@ class EvaluationSettings:
             _at_least("limit", self.limit, 1)
         if self.every_steps is not None:
             _at_least("every_steps", self.every_steps, 1)
-        _at_least("validation_limit", self.validation_limit, 1)
+        if self.validation_limit is not None:
+            _at_least("validation_limit", self.validation_limit, 1)
         _at_least("max_new_tokens", self.max_new_tokens, 1)
         _at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)
         if not self.benchmarks and (self.at_start or self.at_end):

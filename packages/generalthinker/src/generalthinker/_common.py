@@ -70,6 +70,7 @@ _LAZY = {
     "load_benchmark": "benchmarks:load_benchmark",
     "load_config": "models.load:load_config",
     "load_policy": "models.load:load_policy",
+    "load_evaluations": "training.problems:load_evaluations",
     "load_problems": "training.problems:load_problems",
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
@@ -147,6 +148,7 @@ if TYPE_CHECKING:
     from thinker_common.training.export import export_trained as export_trained
     from thinker_common.training.plain_yaml import parse_yaml as parse_yaml
     from thinker_common.training.problems import hold_out as hold_out
+    from thinker_common.training.problems import load_evaluations as load_evaluations
     from thinker_common.training.problems import load_problems as load_problems
     from thinker_common.training.resume import RunIdentity as RunIdentity
     from thinker_common.training.resume import data_fingerprint as data_fingerprint

@@ -14,22 +14,10 @@ from ._common import (
     RunFolder,
     compare,
     evaluate,
-    load_benchmark,
     progress_bar,
     trains_in_bfloat16,
 )
 from .config import Settings
-
-
-def load_evaluations(settings: Settings) -> list[LoadedBenchmark]:
-    """The benchmarks for before and after."""
-    evaluation = settings.evaluation
-    if not (evaluation.at_start or evaluation.at_end):
-        return []
-    return [
-        load_benchmark(name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit)
-        for name in dict.fromkeys(evaluation.benchmarks)
-    ]
 
 
 def evaluate_all(

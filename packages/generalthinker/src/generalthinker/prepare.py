@@ -7,10 +7,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
-from ._common import LoadedBenchmark, load_tokenizer
+from ._common import LoadedBenchmark, load_evaluations, load_tokenizer
 from .config import Settings
 from .data import check_evaluation_room, training_data
-from .evaluations import load_evaluations
 from .policy import fresh_policy, positions
 from .trainer import check_combination
 
@@ -43,7 +42,9 @@ def prepare(settings: Settings, arguments: GRPOConfig, *, seed: int, ranks: int)
     max_positions = positions(policy.config)
     problems, validation, rows = training_data(settings, tokenizer, seed=seed, max_positions=max_positions)
     check_combination(arguments, settings.method, len(rows), ranks=ranks)
-    benchmarks = load_evaluations(settings)
+    evaluation = settings.evaluation
+    evaluates = evaluation.at_start or evaluation.at_end
+    benchmarks = load_evaluations(settings.data, evaluation) if evaluates else []
     for benchmark in [*benchmarks, *([validation] if validation is not None else [])]:
         check_evaluation_room(
             benchmark.problems,

@@ -204,7 +204,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             with self.accelerator.autocast():
                 items = self._scoring_items(rollout, inputs)
                 answer_scores = self._score_answers(items)
-                scores_B = self._reward_scores(rollout, inputs, answer_scores)
+                scores_B = self.reward_scores(rollout, inputs, answer_scores)
             current_BT = entropies_BT = conditioned_BT = None
             if needs_current or needs_old:
                 current_BT, entropies_BT = self._response_logprobs_and_entropies(policy, rollout)
@@ -325,10 +325,13 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             scores = iter(self.scorer.score([item for item in items if item is not None]))
         return [None if item is None else next(scores) for item in items]
 
-    def _reward_scores(
+    def reward_scores(
         self, rollout: Rollout, inputs: list[dict[str, Any]], answer_scores: Sequence[AnswerScore | None]
     ) -> Tensor:
-        """The score that the reward of each response is made of (B,); 0 where it is malformed."""
+        """The score that the reward of each response is made of (B,); 0 where it is malformed.
+
+        A subclass may give another: see examples/own_reward.py.
+        """
         match self.method.reward:
             case "binary":
                 texts = self._tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)

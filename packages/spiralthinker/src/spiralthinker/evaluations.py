@@ -12,7 +12,6 @@ from ._common import (
     EvaluationResult,
     LoadedBenchmark,
     evaluate,
-    load_benchmark,
     model_fingerprint,
     ranks,
     trains_in_bfloat16,
@@ -42,17 +41,6 @@ class Measured:
         costs = {"token_passes": self.token_passes, "latent_tokens": self.latent_tokens, "seconds": self.seconds}
         each = {name: value / self.responses if self.responses else None for name, value in costs.items()}
         return {**self.result.to_dict(), "responses": self.responses, "cost_of_a_response": each}
-
-
-def load_evaluations(settings: Settings) -> list[LoadedBenchmark]:
-    """The benchmarks for behind the stages."""
-    evaluation = settings.evaluation
-    if not evaluation.at_end:
-        return []
-    return [
-        load_benchmark(name, split=evaluation.split, data_dir=settings.data.data_dir, limit=evaluation.limit)
-        for name in dict.fromkeys(evaluation.benchmarks)
-    ]
 
 
 def evaluate_latent(

@@ -43,6 +43,7 @@ from ._common import (
     gathered,
     hold_out,
     join,
+    load_evaluations,
     load_policy,
     load_problems,
     load_tokenizer,
@@ -62,7 +63,7 @@ from .callbacks import ValidationCallback, status
 from .columns import Row
 from .config import Settings
 from .data import TrainingData, latent_steps, training_data
-from .evaluations import Measured, evaluate_one, load_evaluations
+from .evaluations import Measured, evaluate_one
 from .model import LatentSettings, SpiralThinkerModel, is_saved_model
 from .report import cost_table, write_run_report
 from .trainer import SpiralThinkerTrainer, Stage
@@ -197,7 +198,8 @@ class Run:
         if settings.evaluation.every_steps is not None:
             count, held_seed = settings.evaluation.validation_limit, settings.data.seed
             self.problems, self.validation = hold_out(self.problems, count, seed=held_seed)
-        self.benchmarks = load_evaluations(settings)
+        evaluation = settings.evaluation
+        self.benchmarks = load_evaluations(settings.data, evaluation) if evaluation.at_end else []
 
     def _check_folder(self) -> None:
         if self.resume not in ("auto", "never") and len(self.parts) > 1 and Path(self.resume).is_dir():
