@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from spiralthinker.cli import app
 from spiralthinker.controls import Exchange, exchange
 from spiralthinker.generation import LatentGenerator, Response
-from spiralthinker.inspection import inspect_problem, write_inspection
+from spiralthinker.inspection import inspect_problem
+from spiralthinker.inspection_view import write_inspection
 from spiralthinker.model import SpiralThinkerModel
 from spiralthinker.sweep import Point, points
 from thinker_common.benchmarks.problem import Problem

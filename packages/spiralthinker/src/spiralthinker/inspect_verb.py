@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 
 from ._common import Curves, Problem, UserError, load_benchmark
-from .inspection import inspect_problem, show_inspection, write_inspection
+from .inspection import inspect_problem
+from .inspection_view import show_inspection, write_inspection
 from .model import SpiralThinkerModel
 from .sweep import curves, evaluate_points, points
 

@@ -15,15 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table as TerminalTable
-from rich.text import Text
 from torch import Tensor
 
-from ._common import Curves, Problem, Table, Texts, evaluation_mode, printable, write_report
+from ._common import Problem, evaluation_mode
 from .alignment import Distance, alignment, deviation, moments
 from .annotation import IGNORED, Block
 from .columns import Row, implicit_row, lay_out
@@ -33,11 +29,6 @@ from .model import SpiralThinkerModel
 from .preview import stands_for_text
 
 # N latents, D hidden size, V vocabulary, L layers, C latent steps of the response
-
-LEGEND = (
-    "nearest vocabulary entries (cosine); > what the output head says there (with shift 1 at the token before); change "
-    "of the embedding"
-)
 
 
 @dataclass(frozen=True)
@@ -216,76 +207,3 @@ def _alignments(model: SpiralThinkerModel, row: Row, reference: Row, distance: D
         for student_LBCD in iterated.eol_KLBCD
     ]
     return [list(of_step) for of_step in zip(*of_readings, strict=True)]
-
-
-# ------------------------------------------------------------------------------------------------ showing it
-
-
-def show_inspection(found: Inspection, console: Console) -> None:
-    """As tables on a terminal: a row for each iteration, a column for each latent."""
-
-    def say(text: str, style: str = "") -> None:
-        console.print(Text(printable(text), style=style), soft_wrap=True)
-
-    say(found.problem.question, "bold")
-    say(found.response + (" (cut off)" if found.truncated else ""))
-    say(f"reference: {found.problem.target()}; {found.token_passes} token passes", "dim")
-    if not found.steps:
-        say("no latent step in this response")
-    for number, step in enumerate(found.steps, start=1):
-        title = f"latent step {number}" + (f", stands for {step.stands_for}" if step.stands_for else "")
-        columns = ["k", "alignment", *(f"latent {place}" for place in range(1, len(step.at[0]) + 1))]
-        table = TerminalTable(*columns, title=Text(printable(title)), title_justify="left", show_lines=True)
-        for row in _rows(step):
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        console.print()
-        console.print(table)
-    if found.steps:
-        say(f"a latent: {LEGEND}")
-
-
-def _rows(step: LatentStep) -> list[list[str]]:
-    rows = []
-    for k, latents in enumerate(step.at):
-        cells = []
-        for latent in latents:
-            nearest = ", ".join(f"{token!r} {cosine:.2f}" for token, cosine in latent.nearest)
-            says = ", ".join(f"{token!r} {probability:.0%}" for token, probability in latent.says)
-            change = "" if latent.change is None else f"\nchange {latent.change:.2f}"
-            cells.append(f"{nearest}\n> {says}{change}")
-        rows.append([str(k), f"{step.alignment[k]:.3f}" if step.alignment else "-", *cells])
-    return rows
-
-
-def write_inspection(path: Path, found: Inspection, subtitle: str, accuracy: Sequence[Curves] = ()) -> None:
-    """The same as a page that opens offline, with curves over the iterations. accuracy: curves to put behind them."""
-    steps = "\n".join(f"{number}. {step}" for number, step in enumerate(found.problem.steps, start=1))
-    texts = [
-        ("question", found.problem.question),
-        ("response", found.response + ("\n(cut off)" if found.truncated else "")),
-        ("reference", "\n".join(part for part in (steps, found.problem.target()) if part)),
-    ]
-    sections: list[Texts | Table | Curves] = [Texts("Question and response", texts)]
-    for number, step in enumerate(found.steps, start=1):
-        columns = ["k", "alignment", *(f"latent {place}" for place in range(1, len(step.at[0]) + 1))]
-        title = f"Latent step {number}" + (f", stands for {step.stands_for}" if step.stands_for else "")
-        sections.append(Table(title, columns, _rows(step), note=LEGEND))
-    changes = {
-        f"step {number}, latent {place + 1}": [
-            (k, change) for k, latents in enumerate(step.at) if (change := latents[place].change) is not None
-        ]
-        for number, step in enumerate(found.steps, start=1)
-        for place in range(len(step.at[0]))
-    }
-    if any(len(line) > 1 for line in changes.values()):
-        sections.append(
-            Curves("Change between iterations", changes, x_label="iteration k", y_label="relative to the one before")
-        )
-    aligned = {
-        f"step {number}": list(enumerate(step.alignment))
-        for number, step in enumerate(found.steps, start=1)
-        if step.alignment
-    }
-    if aligned:
-        sections.append(Curves("Alignment distance", aligned, x_label="reading k", y_label="standard deviations"))
-    write_report(path, "SpiralThinker: inside the latents", subtitle, [*sections, *accuracy])

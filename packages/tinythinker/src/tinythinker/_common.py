@@ -13,6 +13,7 @@ from thinker_common.cli.app import run as run
 from thinker_common.cli.doctor import add_doctor as add_doctor
 from thinker_common.cli.printable import printable as printable
 from thinker_common.cli.recipes import recipes_app as recipes_app
+from thinker_common.cli.results_folder import Earlier as Earlier
 from thinker_common.cli.results_folder import is_results_folder as is_results_folder
 from thinker_common.cli.results_folder import read_earlier as read_earlier
 from thinker_common.cli.train import add_train as add_train

@@ -1,15 +1,11 @@
-"""The verb `evaluate`. It parses and hands over to `evaluations`."""
+"""The verb `evaluate`. It parses and hands over to `evaluate_verb`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from ._common import RunFolder, UserError, is_results_folder, launch, new_output, options, read_earlier
-
-if TYPE_CHECKING:
-    from ._common import LaunchSettings
-    from .question_sets import QuestionSet
+from ._common import RunFolder, UserError, is_results_folder, launch, new_output, options
 
 Answer = Literal["greedy", "self_consistency", "option_likelihood"]
 
@@ -119,6 +115,8 @@ def evaluate_command(
         arguments += ["--column", pair]
 
     def here(ranks: int) -> None:
+        from .evaluate_verb import Request, run_evaluation
+        from .inference import Sampling
         from .question_sets import load_questions
 
         names = [name for name in dict.fromkeys(part.strip() for part in (benchmark or "").split(",")) if name]
@@ -141,123 +139,7 @@ def evaluate_command(
                 what = f"{len(one.questions)} questions, {chains} chains, {ranks} processes"
                 typer.echo(f"{one.name}, {one.split}: {what}")
             return
-        _evaluate(
-            model, settings, sets, folder, answer, samples, temperature, top_k, seed, dtype, revision, compare, as_json
-        )
+        request = Request(model, answer, samples, Sampling(temperature, top_k, seed), dtype, revision, compare, as_json)
+        run_evaluation(request, sets, settings, folder)
 
     launch.run_or_launch(settings, __package__, arguments, here, dry_run=dry_run, name=folder.path.name)
-
-
-def _evaluate(
-    model: str,
-    settings: "LaunchSettings",
-    sets: "list[QuestionSet]",
-    folder: RunFolder,
-    answer: Answer,
-    samples: int,
-    temperature: float,
-    top_k: int,
-    seed: int,
-    dtype: str,
-    revision: str | None,
-    compare: Path | None,
-    as_json: bool,
-) -> None:
-    """On every rank: evaluate together; rank 0 writes and prints."""
-    import json
-
-    import torch
-    from rich.console import Console
-
-    from ._common import (
-        Table,
-        Texts,
-        check_comparable,
-        compare_suite,
-        policy_on,
-        process_group,
-        progress_bar,
-        ranks,
-        sentence,
-        suite_sentences,
-        write_report,
-    )
-    from .evaluations import evaluate_student, protocol
-    from .inference import Sampling
-    from .report import COLUMNS, SHOWN_CHAINS, cells, terminal_table
-    from .student import student_in
-
-    sampling = Sampling(temperature, top_k, seed)
-    draws = samples if answer == "self_consistency" else 1
-    with (
-        process_group() as device,
-        policy_on(device, settings, model, revision=revision, dtype=dtype) as policy,
-    ):
-        ranks.on_main(lambda: _check_output(folder, [one.name for one in sets]), "check the output")
-        student = student_in(model, policy, revision=revision)
-        earlier: dict[str, Any] = {}
-        if compare is not None:
-            for one in sets:
-                earlier[one.name] = read_earlier(compare, one.name)
-                try:
-                    check_comparable(
-                        earlier[one.name].settings, protocol(one, student, answer, samples=draws, sampling=sampling)
-                    )
-                except UserError as error:
-                    raise UserError(f"--compare, {one.name}: {error}") from error
-        results = {}
-        for one in sets:
-            with progress_bar(one.name) as update, torch.no_grad():
-                results[one.name] = evaluate_student(
-                    student,
-                    one,
-                    answer,
-                    samples=samples,
-                    sampling=sampling,
-                    folder=folder.file(one.name),
-                    progress=update,
-                )
-
-        def finish() -> None:
-            suite = None
-            if earlier:
-                suite = compare_suite(
-                    {name: result.rows for name, result in results.items()},
-                    {name: other.rows for name, other in earlier.items()},
-                )
-            comparisons = {} if suite is None else suite.to_dict()["benchmarks"]
-            summary = {
-                "model": model,
-                "answer": answer,
-                "benchmarks": {name: result.to_dict() for name, result in results.items()},
-                "compared_with": None if compare is None else str(compare),
-                "comparisons": comparisons,
-            }
-            folder.write_environment()
-            folder.write_results(summary)
-            sections: list[Any] = [Table("Results", list(COLUMNS), [list(cells(r, model)) for r in results.values()])]
-            for name, result in results.items():
-                shown = [(row["id"], f"{row['text']}\n\ngold: {row['answer']}") for row in result.rows[:SHOWN_CHAINS]]
-                sections.append(Texts(f"Chains, {name}", shown))
-            write_report(folder.report, "TinyThinker", f"{model}, {answer}, seed {seed}", sections)
-            if as_json:
-                typer.echo(json.dumps(summary, indent=2))
-                return
-            Console(width=None).print(terminal_table([(result, model) for result in results.values()]))
-            if suite is not None:
-                for name, one in suite.comparisons.items():
-                    typer.echo(f"{name}, this - {compare}: {sentence(one)}")
-                for line in suite_sentences(suite):
-                    typer.echo(line)
-            typer.echo(f"results: {folder.path}")
-
-        ranks.on_main(finish, "write the results")
-
-
-def _check_output(folder: RunFolder, benchmarks: list[str]) -> None:
-    """UserError unless the folder is free, or holds nothing but an evaluation on these benchmarks to go on with."""
-    if folder.path.is_dir():
-        held = {entry.name for entry in folder.path.iterdir()}
-        if held & set(benchmarks) and held <= {*benchmarks, "results.json", "environment.json", "report.html"}:
-            return
-    folder.check_free()
