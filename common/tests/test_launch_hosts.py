@@ -104,11 +104,11 @@ def _namespaces(tmp_path_factory):
 def on_two_hosts(_namespaces, tmp_path):
     """Runs a job's source on the two hosts; returns the finished process, with stdout and stderr."""
 
-    def run(launcher, source, *arguments):
+    def run(launcher, source, *arguments, hosts="10.77.0.1 slots=1\n10.77.0.2 slots=1\n"):
         for name, text in {"setup.sh": SETUP, "launch.py": LAUNCH, "job.py": source, "ssh": SSH}.items():
             (tmp_path / name).write_text(text)
         (tmp_path / "ssh").chmod(0o755)
-        (tmp_path / "hosts").write_text("10.77.0.1 slots=1\n10.77.0.2 slots=1\n")
+        (tmp_path / "hosts").write_text(hosts)
         environment = {
             **{name: value for name, value in os.environ.items() if name not in {"RANK", "WORLD_SIZE"}},
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
@@ -132,6 +132,15 @@ def test_ranks_on_two_hosts_find_each_other(on_two_hosts):
     assert done.returncode == 0, done.stderr
     assert "hosts: 10.77.0.1 (1 rank), 10.77.0.2 (1 rank)\n" in done.stdout
     assert "[(0, 'node-1', True), (1, 'node-2', False)]" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_a_hostfile_of_one_other_host(launcher, on_two_hosts):
+    done = on_two_hosts(launcher, COLLECTIVE, hosts="10.77.0.2 slots=2\n")
+    assert done.returncode == 0, done.stderr
+    assert "hosts: 10.77.0.2 (2 ranks)\n" in done.stdout
+    assert "[(0, 'node-2', False), (1, 'node-2', False)]" in done.stdout
 
 
 @pytest.mark.slow

@@ -116,9 +116,9 @@ class Supervisor:
         environment = {SUPERVISOR: f"{self._address()}:{self.listener.getsockname()[1]}", TOKEN: self.token}
         environment |= self.plan.environment
         own = {name: value for name, value in os.environ.items() if name not in self.plan.removed} | environment
-        many = len(self.plan.commands) > 1
         for host, command in zip(self.plan.hosts, self.plan.commands, strict=False):
-            remote = many and not is_this_host(host.name)
+            # srun and this machine's launcher start their ranks themselves.
+            remote = self.plan.settings.hostfile is not None and not is_this_host(host.name)
             if remote:
                 command = tuple(remote_command(host.name, command, environment))
             stdin = subprocess.PIPE if remote else subprocess.DEVNULL
