@@ -28,6 +28,8 @@ def test_shares_of_a_group_by_hand(script):
     assert script.among_wrong(spread) == pytest.approx(8 / 14)
     assert script.the_worst(spread) == pytest.approx(9 / 14)
     assert (script.above_zero(spread, True), script.above_zero(spread, False)) == (0.5, 0.5)
+    assert (script.in_order(agrees), script.in_order(spread)) == (1.0, 0.75)
+    assert script.in_order(script.Group([True, False, False], [0.5, 0.5, -1.0], 1.0)) == 0.75
     assert math.isnan(script.shared(script.Group([True, False], [0.0, 0.0], 0.0)))
 
 
