@@ -17,7 +17,7 @@ on 94 % or more of the problems, with token credit and without, which leaves no 
 `phrases` is there for the reward: times in words, where each answer has three wordings or more and the reference is
 one of them at random. Its cells start from `phrases_start.py`, since the embedded model itself is right on 8 % only.
 `string` is a verifier that compares with the reference; `oracle` one that knows every wording, which only a generated
-task has; `likelihood` sees the reference alone, as `string` does. All are tested against every wording.
+task has; the likelihoods see the reference alone, as `string` does. All are tested against every wording.
 """
 
 import itertools
@@ -80,13 +80,15 @@ class Group:
 GROUPS = {
     "main": Group("Methods, the same budget", {"base": None, **METHODS}, 5, "likelihood"),
     "phrases": Group(
-        "Free-form answers: a string verifier, a verifier that knows every wording, the likelihood",
+        "Free-form answers: a string verifier, a verifier that knows every wording, the likelihoods",
         {
             "phrases-base": None,
             "phrases-string": METHODS["binary"],
             "phrases-likelihood": METHODS["likelihood"],
             "phrases-oracle": METHODS["binary"],
             "phrases-generalthinker": METHODS["generalthinker"],
+            "phrases-rlpr": METHODS["rlpr"],
+            "phrases-verifree": METHODS["verifree"],
         },
         5,
         "phrases-string",
