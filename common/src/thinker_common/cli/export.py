@@ -37,8 +37,11 @@ def add_export(app: typer.Typer) -> None:
         source = _model_of(model)
 
         from ..models.adapters import merge_and_export
-        from ..models.load import load_policy, load_tokenizer
+        from ..models.load import is_adapter, load_policy, load_tokenizer
+        from ..models.quantization import NOT_MERGED, read_base_quantization
 
+        if is_adapter(source) and read_base_quantization(Path(source).expanduser()) != "none":
+            raise UserError(f"{source}: {NOT_MERGED}: use this folder as it is, or train without model.quantization")
         tokenizer = load_tokenizer(source, revision=revision)
         merge_and_export(load_policy(source, revision=revision, dtype=dtype), tokenizer, out)
         typer.echo(f"exported: {out}")

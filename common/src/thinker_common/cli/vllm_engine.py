@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -26,11 +28,14 @@ def vllm_arguments(
 
     from ..evaluation.vllm_backend import VllmBackend
     from ..models.load import adapter_base, is_adapter
+    from ..models.quantization import read_base_quantization
 
     name, adapter = _located(model), None
     fingerprint = _weights(name, revision)
     if is_adapter(name):
         adapter = Path(name)
+        if read_base_quantization(adapter) != "none":
+            raise UserError(f"{model}: an adapter on quantized weights, which is evaluated without --backend vllm")
         base, revision = adapter_base(adapter)
         name = _located(base)
         fingerprint += f" on {_weights(name, revision)}"

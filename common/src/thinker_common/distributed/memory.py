@@ -15,6 +15,7 @@ from typing import Any, Literal
 GIB = 2**30
 _LIVE_PARAMETERS = 10**9  # stage3_max_live_parameters and max_reuse_distance of the presets
 _SUB_GROUP = 10**9  # parameters that ZeRO-3 steps at a time
+_QUANTIZED_BYTES = 0.516  # of a weight of 4 bits: blocks of 64 have a scale of 8 bits, 256 of these one of 32 bits
 _CHUNK_TOKENS = 256  # positions whose logits are there at once; likelihood.logprobs.CHUNK_TOKENS
 
 
@@ -31,9 +32,10 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     vocab: int
+    quantized: int = 0  # frozen ones of 4 bits
 
     @classmethod
-    def of(cls, config: Any, *, parameters: int, trainable: int) -> "ModelShape":
+    def of(cls, config: Any, *, parameters: int, trainable: int, quantized: int = 0) -> "ModelShape":
         """From a configuration of transformers and the counted parameters."""
         config = config.get_text_config()
         names = config.to_dict()
@@ -49,6 +51,7 @@ class ModelShape:
             kv_heads=names.get("num_key_value_heads") or heads,
             head_dim=names.get("head_dim") or hidden // heads,
             vocab=names["vocab_size"],
+            quantized=quantized,
         )
 
     @property
@@ -135,15 +138,16 @@ def estimate(shape: ModelShape, job: Job) -> Estimate:
 def _states(shape: ModelShape, job: Job) -> list[Part]:
     deepspeed = job.zero is not None
     share = _Share(job)
-    trained, frozen = shape.trainable, shape.frozen
+    trained, frozen, quantized = shape.trainable, shape.frozen - shape.quantized, shape.quantized
     compute = 2 if job.bf16 else 4
     weight = compute if deepspeed else 4
     parts = [
         Part(
             "weights",
-            share.weights(trained * weight + frozen * compute),
+            share.weights(trained * weight + frozen * compute + quantized * _QUANTIZED_BYTES),
             f"{_count(trained)} x {weight} B"
             + (f" + {_count(frozen)} frozen x {compute} B" if frozen else "")
+            + (f" + {_count(quantized)} quantized x {_QUANTIZED_BYTES} B" if quantized else "")
             + share.said("weights"),
             "always",
             "host" if job.offload and job.zero == 3 else "device",

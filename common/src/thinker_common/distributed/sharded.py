@@ -6,12 +6,14 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import UserError
 from ..models.load import is_adapter, load_policy, resolved_dtype
+from ..models.quantization import read_base_quantization
 from . import ranks
 from .deepspeed_config import evaluation_config
 from .engine import check_engine, check_environment
@@ -19,8 +21,6 @@ from .launch import launched_ranks
 from .launch_settings import LaunchSettings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel
 
 
@@ -58,6 +58,8 @@ def sharded_policy(
     cpu = device.type == "cpu"
     check_environment(settings, use_cpu=cpu)
     if is_adapter(name_or_path):
+        if read_base_quantization(Path(name_or_path).expanduser()) != "none":
+            raise UserError(f"{name_or_path}: an adapter on quantized weights, which --zero 3 cannot divide: leave it out")
         raise UserError(f"{name_or_path}: an adapter, which --zero 3 cannot divide: merge it first (thinker export)")
     dtype = resolved_dtype(dtype)
     if cpu and dtype == "float16":

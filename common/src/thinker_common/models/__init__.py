@@ -3,6 +3,7 @@
 - `load`: `load_policy`, `load_tokenizer`
 - `chat`: from a question to the token ids of a prompt
 - `adapters`: LoRA; merging and exporting
+- `quantization`: base weights of 4 bits under an adapter
 - `embedded`: the small model that ships with the package
 """
 

@@ -1,22 +1,28 @@
-"""Low-rank adapters (LoRA, through PEFT): adding them, and exporting a trained policy as an ordinary model folder."""
+"""Low-rank adapters (LoRA, through PEFT): adding them, and exporting a trained policy.
+
+It is exported as an ordinary model folder, the adapter merged in; on a quantized base as the adapter alone.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import SettingsError, UserError
+from .load import lasting_name
+from .quantization import NOT_MERGED, is_quantized, write_base_quantization
 
 
 class LoraOptions(Protocol):
@@ -28,14 +34,21 @@ class LoraOptions(Protocol):
     target_modules: list[str] | str
 
 
-def add_lora(model: PreTrainedModel | PeftModel, lora: LoraOptions) -> PeftModel:
+def add_lora(model: PreTrainedModel | PeftModel, lora: LoraOptions, *, revision: str | None = None) -> PeftModel:
     """The model with a fresh adapter, which changes nothing yet and alone is trainable. `model` itself is changed.
+
+    revision: of the model, which a folder that holds the adapter alone has to name
 
     Raises:
         SettingsError: a model that has an adapter already; target modules that the model does not have, or that share
             their weights with another module: merged, the adapter of one would change the other as well.
     """
     if isinstance(model, PeftModel):
+        if is_quantized(model):
+            raise SettingsError(
+                "lora: the model has an adapter already, on quantized weights, which takes no second one: train from "
+                "its base"
+            )
         raise SettingsError(
             "lora: the model has an adapter already; merge it first (`thinker export`), or leave lora out"
         )
@@ -48,7 +61,7 @@ def add_lora(model: PreTrainedModel | PeftModel, lora: LoraOptions) -> PeftModel
     )
     name = f"lora.target_modules = {lora.target_modules!r}"
     try:
-        adapted = get_peft_model(model, config)
+        adapted = get_peft_model(model, config, revision=revision)
     except ValueError as error:
         raise SettingsError(f"{name}: {error}") from error
     assert isinstance(adapted, PeftModel)
@@ -56,6 +69,12 @@ def add_lora(model: PreTrainedModel | PeftModel, lora: LoraOptions) -> PeftModel
     if model.config.get_text_config().tie_word_embeddings and any(isinstance(e, BaseTunerLayer) for e in embeddings):
         raise SettingsError(f"{name}: the model's embeddings and head share their weights; leave them out")
     return adapted
+
+
+def train_adapter(model: PeftModel) -> PeftModel:
+    """The model with the adapter that it was loaded with, trainable again: itself."""
+    model.set_adapter(model.active_adapter)
+    return model
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -82,17 +101,51 @@ def merge_and_export(
     appears whole or not at all.
 
     Raises:
-        UserError: the folder exists and is not empty, or the adapter's weights are not numbers (training diverged).
+        UserError: the folder exists and is not empty, the adapter's weights are not numbers (training diverged), or
+            those of its base are quantized.
         OSError: the disk is full or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: this folder is not empty; remove it or export to another")
+    _check_free(folder)
     merged = _merged(model, folder)
-    partial = folder.with_name(f".{folder.name}.{uuid4().hex}")
-    try:
+    with _whole(folder) as partial:
         merged.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+    return merged
+
+
+def export_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> PeftModel:
+    """Write a folder with the adapter alone and the tokenizer, which `load_policy` puts on the same base; the model.
+
+    Raises: as `merge_and_export`.
+    """
+    folder = Path(folder)
+    _check_free(folder)
+    [name] = model.active_adapters
+    weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        raise UserError(f"{folder}: the adapter cannot be exported: NaNs detected in its weights")
+    config = model.peft_config[name]
+    config.base_model_name_or_path = lasting_name(config.base_model_name_or_path or model.name_or_path)
+    with _whole(folder) as partial:
+        # The frozen copies that TRL keeps beside it stay behind.
+        model.save_pretrained(str(partial), selected_adapters=[name], save_embedding_layers=False)
+        write_base_quantization(model, partial)
+        tokenizer.save_pretrained(partial)
+    return model
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: this folder is not empty; remove it or export to another")
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which is `folder` afterwards: that appears whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    try:
+        yield partial
         os.replace(partial, folder)
     except SafetensorError as error:
         # safetensors has an exception of its own for every failed write.
@@ -101,12 +154,13 @@ def merge_and_export(
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return merged
 
 
 def _merged(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrainedModel:
     if not isinstance(model, PeftModel):
         return model
+    if is_quantized(model):
+        raise UserError(f"{folder}: {NOT_MERGED}")
     try:
         merged = model.merge_and_unload(safe_merge=True)
     except ValueError as error:

@@ -1,7 +1,7 @@
 """Loading a policy and its tokenizer: a Hugging Face id, a local folder, or the embedded model.
 
 A folder may hold a LoRA adapter alone, as PEFT saves it. Then its base model is loaded, which the adapter's
-configuration names, and the adapter is put on it, unmerged.
+configuration names, quantized as it was when the adapter was trained, and the adapter is put on it, unmerged.
 
 What cannot be loaded is an error that names the folder or id, what is wrong with it and what to do. Weights come from
 safetensors files only, and code from a model's folder is not run: both are untrusted input.
@@ -33,6 +33,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from ..errors import SettingsError, UserError
+from .quantization import Quantization, four_bits, keep_gradients, read_base_quantization
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -116,27 +117,34 @@ def load_policy(
     *,
     revision: str | None = None,
     dtype: str = "auto",
+    quantization: Quantization = "none",
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel | PeftModel:
     """A causal or encoder-decoder language model in evaluation mode, on the CPU; the caller moves it.
 
+    A quantized one is on the GPU, if there is one: it is quantized there, in seconds instead of many minutes.
+
     Args:
         name_or_path: "embedded" or "embedded@<version>", a local folder, or an id on the Hugging Face hub.
         dtype: auto is bfloat16 on a GPU that computes in it, else float32.
+        quantization: of the linear layers, the output head left out; for the base of an adapter its folder says it.
         attn_implementation: as in transformers; default the model's own.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
         UserError: no such folder, a folder without configuration or weights or with damaged ones, an id that cannot be
-            reached, a model that generates no text, an adapter whose base model is one of these.
-        SettingsError: an unknown dtype.
+            reached, a model that generates no text, an adapter whose base model is one of these; bitsandbytes is
+            missing.
+        SettingsError: an unknown dtype; quantization of weights that are quantized in another way, or under an adapter
+            that was trained without.
     """
     dtype = resolved_dtype(dtype)
     source = _source(name_or_path, revision)
     if source.is_folder and _is_adapter(Path(source.name)):
         return _load_adapted(
             Path(source.name),
+            quantization=quantization,
             dtype=dtype,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
@@ -145,6 +153,11 @@ def load_policy(
         _check_weights(Path(source.name))
     with _loading(source):
         config = AutoConfig.from_pretrained(source.name, revision=revision, trust_remote_code=trust_remote_code)
+    own = getattr(config, "quantization_config", None)  # of weights that are quantized in their files
+    if quantization != "none" and own is not None and not own.get("load_in_4bit"):
+        raise SettingsError(f"{source.name}: its weights are quantized already: leave model.quantization out")
+    quantized = {"quantization_config": four_bits(_DTYPES[dtype])} if quantization != "none" and own is None else {}
+    with _loading(source):
         family = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         loaded: Any = family.from_pretrained(
             source.name,
@@ -155,8 +168,10 @@ def load_policy(
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **quantized,
         )
     model, info = loaded
+    keep_gradients(model)
     # Left alone, transformers fills weights that are missing or of another shape with random numbers.
     for name, saved, expected in sorted(info["mismatched_keys"]):
         raise UserError(f"{source.name}: {name} has shape {list(saved)}, config.json asks for {list(expected)}")
@@ -165,7 +180,7 @@ def load_policy(
     return model
 
 
-def _load_adapted(folder: Path, **options: Any) -> PeftModel:
+def _load_adapted(folder: Path, *, quantization: Quantization, **options: Any) -> PeftModel:
     """The adapter of a folder on its base model. `options`: as `load_policy`, for the base."""
     from peft import PeftModel
 
@@ -175,8 +190,11 @@ def _load_adapted(folder: Path, **options: Any) -> PeftModel:
             "save it with model.save_pretrained(folder)"
         )
     base, revision = adapter_base(folder)
+    trained_on = read_base_quantization(folder)
+    if quantization not in ("none", trained_on):
+        raise SettingsError(f"{folder}: this adapter was trained on weights that are not quantized: leave it so")
     with _as_base_of(folder):
-        model = load_policy(base, revision=revision, **options)
+        model = load_policy(base, revision=revision, quantization=trained_on, **options)
     assert isinstance(model, PreTrainedModel)
     with _loading(_Source(str(folder), is_folder=True)), warnings.catch_warnings():
         # Of weights that the file does not hold PEFT only warns, and leaves them untrained.
@@ -185,6 +203,7 @@ def _load_adapted(folder: Path, **options: Any) -> PeftModel:
             adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
         except UserWarning as warning:
             raise ValueError(str(warning)) from warning
+    adapted.peft_config["default"].base_model_name_or_path = model.name_or_path  # where it was found this time
     return adapted.eval()
 
 
@@ -213,6 +232,17 @@ def adapter_base(folder: Path) -> tuple[str, str | None]:
     if not name:
         raise UserError(f"{file}: names no base_model_name_or_path; put the base model's folder or id there")
     return name, revision
+
+
+def lasting_name(name_or_path: str) -> str:
+    """The name of a loaded model that still holds from another folder, and of the embedded one on another machine."""
+    from .embedded import VERSIONS, embedded_path
+
+    for name in (f"embedded@{version}" for version in VERSIONS):
+        if Path(name_or_path) == embedded_path(name):
+            return name
+    path = Path(name_or_path).expanduser()
+    return str(path.resolve()) if path.is_dir() else name_or_path
 
 
 @contextmanager

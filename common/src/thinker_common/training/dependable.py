@@ -35,6 +35,7 @@ from ..distributed import ranks
 from ..distributed.deepspeed_config import stage_of
 from ..distributed.phases import phase
 from ..errors import SettingsError, UserError
+from ..models.quantization import write_base_quantization
 from . import checkpoints, durable
 from .checkpoints import Damaged, Manifest
 from .nonfinite import NonFinite, NonFiniteGuard, finite, leave_out_not_finite
@@ -204,6 +205,12 @@ class DependableMixin(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A checkpoint with an adapter alone also says how its base was quantized."""
+        super()._save(output_dir, state_dict)
+        if output_dir is not None and self.args.should_save:
+            write_base_quantization(self.model, Path(output_dir))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """transformers and TRL write their files beside; then all ranks seal them, and rank 0 puts them in place."""

@@ -8,7 +8,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from ..distributed.deepspeed_config import RunValues, deepspeed_config
+from ..distributed.deepspeed_config import RunValues, deepspeed_config, stage_of
 from ..distributed.join import use_cpu
 from ..distributed.launch import in_rank, launched_ranks
 from ..distributed.launch_settings import LaunchSettings
@@ -80,14 +80,14 @@ def deepspeed_settings(
         ranks: of the run.
 
     Raises:
-        SettingsError: see `deepspeed_config`; UserError: a model that cannot be found.
+        SettingsError: see `deepspeed_config`, and ZeRO-3 for quantized weights; UserError: a model that cannot be found.
     """
     if not launch.uses_deepspeed:
         return None
     fields: dict[str, Any] = config_class.__dataclass_fields__  # type: ignore[attr-defined]
     values: dict[str, Any] = {name: field.default for name, field in fields.items()} | dict(arguments)
     config = load_config(model.name_or_path, revision=model.revision).get_text_config()
-    return deepspeed_config(
+    filled = deepspeed_config(
         launch,
         RunValues(
             micro_batch=values["per_device_train_batch_size"],
@@ -103,6 +103,12 @@ def deepspeed_settings(
             cpu=use_cpu(),
         ),
     )
+    if model.quantization != "none" and stage_of(filled) == 3:
+        raise SettingsError(
+            f"model.quantization = {model.quantization!r}: ZeRO-3 divides weights between the ranks, and not those of "
+            "4 bits: use --zero 2, or none (only the adapter has gradients and an optimiser)"
+        )
+    return filled
 
 
 def trains_in_bfloat16(model: ModelSettings) -> bool:

@@ -38,10 +38,16 @@ class ModelSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     chat_template: str = "auto"  # auto (the tokenizer's own, else plain text) | none | path of a .jinja file
     lora: LoraSettings | None = None
+    quantization: Literal["none", "4bit"] = "none"  # of the weights under an adapter (QLoRA)
 
     def __post_init__(self) -> None:
         _not_empty("name_or_path", self.name_or_path)
         _not_empty("chat_template", self.chat_template)
+        if self.quantization != "none" and self.lora is None:
+            raise SettingsError(
+                f"quantization = {self.quantization!r}: quantized weights are not trained: add an adapter, lora.r=16, "
+                "or set quantization to none"
+            )
 
 
 @dataclass

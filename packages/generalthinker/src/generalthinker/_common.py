@@ -56,6 +56,7 @@ _LAZY = {
     "check_head": "training.dependable:check_head",
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
+    "count_parameters": "models.quantization:count_parameters",
     "data_fingerprint": "training.resume:data_fingerprint",
     "encode_answer": "likelihood.boundary:encode_answer",
     "encode_mid_text": "likelihood.boundary:encode_mid_text",
@@ -87,6 +88,7 @@ _LAZY = {
     "to_yaml": "training.settings:to_yaml",
     "token_budget_batches": "likelihood.batching:token_budget_batches",
     "token_logprobs": "likelihood.logprobs:token_logprobs",
+    "trained_weights": "models.adapters:trained_weights",
     "trains_in_bfloat16": "training.engine_arguments:trains_in_bfloat16",
     "weights_dtype": "training.engine_arguments:weights_dtype",
     "write_report": "evaluation.report:write_report",
@@ -132,9 +134,11 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
     from thinker_common.models import chat as chat
     from thinker_common.models.adapters import add_lora as add_lora
+    from thinker_common.models.adapters import trained_weights as trained_weights
     from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
+    from thinker_common.models.quantization import count_parameters as count_parameters
     from thinker_common.training import engine_arguments as engine_arguments
     from thinker_common.training import sections as sections
     from thinker_common.training.best import BestWeights as BestWeights

@@ -163,3 +163,8 @@ class Settings:
                 f"training.num_generations = {group!r}: expected a whole number of at least 2 "
                 "(a response is compared with the others of its group)"
             )
+        if self.training.get("use_vllm") and self.model.quantization != "none":
+            raise SettingsError(
+                f"model.quantization = {self.model.quantization!r}: expected none with training.use_vllm, which merges "
+                "the adapter into the weights for vLLM, and quantized weights would be others then"
+            )

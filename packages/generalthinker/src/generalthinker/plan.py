@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from trl import GRPOConfig
 
-from ._common import check_arguments, memory, to_yaml, trains_in_bfloat16
+from ._common import check_arguments, count_parameters, memory, to_yaml, trains_in_bfloat16
 from .arguments import planned_steps, rollout_responses, run_deepspeed, training_arguments
 from .config import MANAGED_ARGUMENTS, Settings
 from .prepare import prepare
@@ -26,11 +26,9 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(to_yaml(settings))
-    parameters = list(run.policy.parameters())
-    total = sum(p.numel() for p in parameters)
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    trained = "" if trainable == total else f", of which {trainable / 1e6:.1f} M are trained"
-    say(f"model: {settings.model.name_or_path}, {total / 1e6:.1f} M parameters{trained}")
+    counts = count_parameters(run.policy)
+    trained = "" if counts.trainable == counts.total else f", of which {counts.trainable / 1e6:.1f} M are trained"
+    say(f"model: {settings.model.name_or_path}, {counts.total / 1e6:.1f} M parameters{trained}")
     say(f"data: {len(run.rows)} problems from {run.problems.source}")
 
     responses = rollout_responses(arguments, ranks=ranks)
@@ -62,7 +60,9 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         rollout_rows=responses // ranks,
         scoring_tokens=min(settings.method.max_tokens_per_batch, responses // ranks * longest),
     )
-    shape = memory.ModelShape.of(run.policy.config, parameters=total, trainable=trainable)
+    shape = memory.ModelShape.of(
+        run.policy.config, parameters=counts.total, trainable=counts.trainable, quantized=counts.quantized
+    )
     say("memory of one rank, estimated:")
     for line in memory.estimate(shape, job).lines():
         say(f"  {line}")

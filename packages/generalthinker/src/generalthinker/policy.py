@@ -11,12 +11,15 @@ from .config import Settings
 def fresh_policy(settings: Settings, seed: int) -> Any:
     """The policy before training, with its adapter if it gets one."""
     policy = causal_policy(
-        settings.model.name_or_path, revision=settings.model.revision, dtype=weights_dtype(settings.model)
+        settings.model.name_or_path,
+        revision=settings.model.revision,
+        dtype=weights_dtype(settings.model),
+        quantization=settings.model.quantization,
     )
     if settings.model.lora is None:
         return policy
     torch.manual_seed(seed)  # the adapter begins with random weights
-    return add_lora(policy, settings.model.lora)
+    return add_lora(policy, settings.model.lora, revision=settings.model.revision)
 
 
 def causal_policy(name_or_path: str, **how: Any) -> Any:

@@ -42,6 +42,7 @@ from ._common import (
     split_response,
     token_budget_batches,
     token_logprobs,
+    trained_weights,
 )
 from .arguments import rollout_responses
 from .config import MethodSettings
@@ -141,6 +142,8 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         self.chat_template_setting = chat_template
         self.last_credit: list[tuple[TokenIds, list[float]]] = []  # responses of the newest rollout and their weights
         self._problems = problems or {}
+        # On a quantized base TRL rounds the adapter to bfloat16, in which an update of a small learning rate vanishes.
+        adapter = trained_weights(model) if getattr(model, "is_quantized", False) else {}
         super().__init__(
             model=model,
             reward_funcs=_reward,
@@ -150,6 +153,9 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             callbacks=callbacks,
             **dependable,
         )
+        for name, weight in adapter.items():
+            parameter = self.model.get_parameter(name)
+            parameter.data = weight.to(parameter.device)
         if self.aux_loss_enabled:
             raise SettingsError(
                 "mixture-of-experts models: their load-balancing loss is not computed here; leave it out with "

@@ -150,6 +150,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         self.training = {**TRAINING_DEFAULTS, **self.training}
+        if self.model.quantization != "none":
+            raise SettingsError(
+                f"model.quantization = {self.model.quantization!r}: expected none, since each stage starts from the "
+                "merged weights of the one before, and an adapter on quantized weights is not merged"
+            )
         try:
             self.latent_settings()
         except SettingsError as error:

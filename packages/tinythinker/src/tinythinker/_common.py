@@ -66,6 +66,7 @@ _LAZY = {
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
     "compare_suite": "evaluation.suite:compare_suite",
+    "count_parameters": "models.quantization:count_parameters",
     "data_fingerprint": "training.resume:data_fingerprint",
     "decoder_states": "likelihood.encoder_decoder:decoder_states",
     "encode_prompts": "likelihood.encoder_decoder:encode_prompts",
@@ -101,6 +102,7 @@ _LAZY = {
     "suite_sentences": "evaluation.table:suite_sentences",
     "summarise": "evaluation.results:summarise",
     "to_yaml": "training.settings:to_yaml",
+    "train_adapter": "models.adapters:train_adapter",
     "trains_in_bfloat16": "training.engine_arguments:trains_in_bfloat16",
     "weights_dtype": "training.engine_arguments:weights_dtype",
     "write_atomic": "training.run_folder:write_atomic",
@@ -159,9 +161,11 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem
     from thinker_common.models import chat as chat
     from thinker_common.models.adapters import add_lora as add_lora
+    from thinker_common.models.adapters import train_adapter as train_adapter
     from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer
+    from thinker_common.models.quantization import count_parameters as count_parameters
     from thinker_common.training import engine_arguments as engine_arguments
     from thinker_common.training import sections as sections
     from thinker_common.training.batches import FILLER as FILLER

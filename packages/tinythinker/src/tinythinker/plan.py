@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ._common import memory, to_yaml, trains_in_bfloat16
+from ._common import count_parameters, memory, to_yaml, trains_in_bfloat16
 from .arguments import Phase, checked_arguments, planned_steps, run_deepspeed
 from .config import Settings
 from .prepare import first_student, load_material, stage_order, target_rows
@@ -33,12 +33,10 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(to_yaml(settings))
-    parameters = list(student.model.parameters())
-    total = sum(p.numel() for p in parameters)
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    trained = "" if trainable == total else f", of which {trainable / 1e6:.1f} M are trained"
+    counts = count_parameters(student.model)
+    trained = "" if counts.trainable == counts.total else f", of which {counts.trainable / 1e6:.1f} M are trained"
     kind = "encoder-decoder" if student.encoder_decoder else "causal"
-    say(f"student: {settings.model.name_or_path}, {kind}, {total / 1e6:.1f} M parameters{trained}")
+    say(f"student: {settings.model.name_or_path}, {kind}, {counts.total / 1e6:.1f} M parameters{trained}")
     sizes = ", ".join(f"{size} of {name}" for name, size in zip(order.names, order.sizes, strict=True))
     say(f"data: {len(material.questions)} questions from {material.source}; rows: {sizes}")
     if material.validation is not None:
@@ -100,11 +98,9 @@ def _say_phase(
         say(f"  DeepSpeed: {json.dumps(deepspeed, indent=2)}")
     if student.encoder_decoder:
         return  # the estimate is of decoders
-    parameters = list(student.model.parameters())
+    counts = count_parameters(student.model)
     shape = memory.ModelShape.of(
-        student.model.config,
-        parameters=sum(p.numel() for p in parameters),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        student.model.config, parameters=counts.total, trainable=counts.trainable, quantized=counts.quantized
     )
     job = memory.Job(
         micro_batch=micro_batch * rows_of_one,

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 
-from ._common import DataError, add_lora, load_policy, load_tokenizer, weights_dtype
+from ._common import DataError, add_lora, load_policy, load_tokenizer, train_adapter, weights_dtype
 from .build import build_from_references
 from .config import DataSettings, Settings
 from .mixing import blocks
@@ -148,15 +149,22 @@ def form_of(settings: Settings) -> Form:
 def first_student(settings: Settings, seed: int) -> Student:
     """The student before training, with its adapter if it gets one; whole, on the CPU."""
     model = settings.model
-    policy = load_policy(model.name_or_path, revision=model.revision, dtype=weights_dtype(model))
-    return _adapted(
-        Student(policy, load_tokenizer(model.name_or_path, revision=model.revision), form_of(settings)), settings, seed
+    policy = load_policy(
+        model.name_or_path, revision=model.revision, dtype=weights_dtype(model), quantization=model.quantization
     )
+    student = Student(policy, load_tokenizer(model.name_or_path, revision=model.revision), form_of(settings))
+    return _adapted(student, settings, seed)
 
 
 def student_of(folder: Path, settings: Settings, seed: int) -> Student:
-    """The student that a phase has saved, with a fresh adapter if the run trains one."""
+    """The student that a phase has saved, with a fresh adapter if the run trains one.
+
+    On quantized weights a phase saves its adapter, and the next one goes on with it.
+    """
     policy = load_policy(folder, dtype=weights_dtype(settings.model))
+    if isinstance(policy, PeftModel):
+        model = policy if settings.model.lora is None else train_adapter(policy)
+        return Student(model, load_tokenizer(folder), form_of(settings))
     return _adapted(Student(policy, load_tokenizer(folder), form_of(settings)), settings, seed)
 
 
@@ -164,7 +172,7 @@ def _adapted(student: Student, settings: Settings, seed: int) -> Student:
     if settings.model.lora is None:
         return student
     torch.manual_seed(seed)  # the adapter begins with random weights
-    return replace(student, model=add_lora(student.model, settings.model.lora))
+    return replace(student, model=add_lora(student.model, settings.model.lora, revision=settings.model.revision))
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
