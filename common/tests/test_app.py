@@ -122,18 +122,20 @@ def test_a_warning_is_one_line_without_source(capsys):
 
 def test_libraries_do_not_talk_where_there_is_nothing_to_say():
     pytest.importorskip("deepspeed")
+    pytest.importorskip("bitsandbytes")
     script = (
         "from thinker_common.cli.app import new_app, run\n"
         "app = new_app('example', '1', '')\n"
         "@app.command()\n"
         "def use():\n"
-        "    import deepspeed, tqdm\n"
+        "    import bitsandbytes, deepspeed, tqdm\n"
         "    list(tqdm.tqdm(range(3)))\n"
         "run(app)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, "use"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Setting accelerator to CPU" not in done.stdout + done.stderr
+    assert "gemm_4bit" not in done.stdout + done.stderr
     assert "3/3" not in done.stderr
 
 

@@ -114,6 +114,7 @@ SPIRAL_TRAIN = {
     "model..dtype=1": ([*S_TRAIN, "model..dtype=1"], "'model..dtype=1' is not a setting: write section.key=value, for example training.max_steps=20"),
     "model.dtype=float99": ([*S_TRAIN, "model.dtype=float99"], "command line: model.dtype = 'float99': expected one of auto, float32, bfloat16, float16"),
     "model.lora=true": ([*S_TRAIN, "model.lora=true"], "command line: model.lora = true: expected a section with r, alpha, dropout, target_modules or null"),
+    "model.quantization=4bit": ([*S_TRAIN, "model.quantization=4bit", "model.lora.r=2"], "model.quantization = '4bit': expected none, since each stage starts from the merged weights of the one before, and an adapter on quantized weights is not merged"),
     "model.name_or_path=./nowhere": ([*S_TRAIN, "model.name_or_path=./nowhere"], "./nowhere: there is no such folder"),
     "model.name_or_path=owner/nosuch": ([*S_TRAIN, "model.name_or_path=owner/nosuch"], re.compile(r"owner/nosuch: no folder of this name, .+ --local-dir FOLDER")),
     "model.name_or_path=pickle": ([*S_TRAIN, "model.name_or_path=pickle"], "pickle: the weights are in pickle files, which can run code and are not loaded; save the model as safetensors: model.save_pretrained(folder)"),

@@ -147,6 +147,8 @@ SETTINGS = {
     "impossible length": (train("generation.max_new_tokens=0"), "command line: generation.max_new_tokens = 0: expected a whole number of at least 1"),
     "impossible credit strength": (train("method.credit_strength=-0.1"), "command line: method.credit_strength = -0.1: expected a number from 0 to below 1"),
     "impossible rank": (train("model.lora.r=0"), "command line: model.lora.r = 0: expected a whole number of at least 1"),
+    "quantized without an adapter": (train("model.quantization=4bit"), "command line: model.quantization = '4bit': quantized weights are not trained: add an adapter, lora.r=16, or set quantization to none"),
+    "eight bits": (train("model.quantization=8bit"), "command line: model.quantization = '8bit': expected one of none, 4bit"),
     "impossible limit": (train("data.limit=0"), "command line: data.limit = 0: expected a whole number of at least 1"),
     "negative seed": (train("--seed", "-1"), f"Invalid value for '--seed': Input should be greater than or equal to 0\n{USAGE}"),
     "prompt without the question": (train("method.prompt_template=Think."), "command line: method.prompt_template = 'Think.': expected a text with {question} in it"),

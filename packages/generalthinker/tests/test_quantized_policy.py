@@ -17,6 +17,7 @@ from generalthinker.policy import fresh_policy
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.errors import SettingsError
+from thinker_common.evaluation.evaluate import model_fingerprint
 from thinker_common.likelihood.scorer import AnswerScorer, ScoringItem
 from thinker_common.models.adapters import trained_weights
 from thinker_common.models.load import load_policy, load_tokenizer
@@ -103,7 +104,9 @@ def test_the_adapter_is_trained_in_float32_and_the_base_not_at_all(tmp_path: Pat
         trainer.model_wrapped, TOKENIZER, tmp_path / "model", best=None, rebuild=lambda: pytest.fail("not sharded")
     )
     assert model is trainer.model
-    assert scores(load_policy(tmp_path / "model", dtype="float32")) == pytest.approx(trained, abs=1e-5)
+    loaded = load_policy(tmp_path / "model", dtype="float32")
+    assert scores(loaded) == pytest.approx(trained, abs=1e-5)
+    assert model_fingerprint(loaded) == model_fingerprint(model), "ranks that load it evaluate the same as rank 0"
     assert not (tmp_path / "model" / "ref").exists(), "TRL's copy of the adapter as it began"
 
 

@@ -85,6 +85,12 @@ def _quieten_libraries() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
     # On every machine without a GPU it warns that there is none.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+    # Where bitsandbytes is installed PEFT imports it. It looks for a package with a kernel that is left out here (see
+    # `models.quantization.keep_gradients`), and makes torch import what torch itself has deprecated.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "Failed to load CPU gemm_4bit_forward" not in record.getMessage()
+    )
+    warnings.filterwarnings("ignore", "`torch.jit.script_method` is deprecated", DeprecationWarning)
     # TRL still reads the old name of a property of transformers: nothing that a user could change.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 

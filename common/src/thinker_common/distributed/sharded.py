@@ -59,7 +59,9 @@ def sharded_policy(
     check_environment(settings, use_cpu=cpu)
     if is_adapter(name_or_path):
         if read_base_quantization(Path(name_or_path).expanduser()) != "none":
-            raise UserError(f"{name_or_path}: an adapter on quantized weights, which --zero 3 cannot divide: leave it out")
+            raise UserError(
+                f"{name_or_path}: an adapter on quantized weights, which --zero 3 cannot divide: leave it out"
+            )
         raise UserError(f"{name_or_path}: an adapter, which --zero 3 cannot divide: merge it first (thinker export)")
     dtype = resolved_dtype(dtype)
     if cpu and dtype == "float16":

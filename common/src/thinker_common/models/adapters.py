@@ -115,7 +115,9 @@ def merge_and_export(
 
 
 def export_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> PeftModel:
-    """Write a folder with the adapter alone and the tokenizer, which `load_policy` puts on the same base; the model.
+    """Write a folder with the adapter alone and the tokenizer, which `load_policy` puts on the same base.
+
+    `model` itself is returned, as it is loaded from there: without the frozen copies of adapters that TRL adds.
 
     Raises: as `merge_and_export`.
     """
@@ -127,8 +129,9 @@ def export_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder:
         raise UserError(f"{folder}: the adapter cannot be exported: NaNs detected in its weights")
     config = model.peft_config[name]
     config.base_model_name_or_path = lasting_name(config.base_model_name_or_path or model.name_or_path)
+    for other in [other for other in model.peft_config if other != name]:
+        model.delete_adapter(other)
     with _whole(folder) as partial:
-        # The frozen copies that TRL keeps beside it stay behind.
         model.save_pretrained(str(partial), selected_adapters=[name], save_embedding_layers=False)
         write_base_quantization(model, partial)
         tokenizer.save_pretrained(partial)

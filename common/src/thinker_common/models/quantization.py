@@ -54,6 +54,7 @@ def keep_gradients(model: torch.nn.Module) -> None:
     whatever was asked for, and has no backward pass: what trains behind an evaluation, or a rollout, would get
     gradients without the share that comes through the base's layers, and no error.
     """
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -64,7 +65,7 @@ def is_quantized(model: torch.nn.Module) -> bool:
     return bool(getattr(model, "is_quantized", False))
 
 
-def write_base_quantization(model: torch.nn.Module, folder: Path) -> None:
+def write_base_quantization(model: Any, folder: Path) -> None:
     """Says in an adapter's folder how its base was quantized when it was loaded; nothing where it was not."""
     if getattr(model, "is_loaded_in_4bit", False):
         (folder / BASE_FILE).write_text(json.dumps({"quantization": "4bit"}) + "\n", encoding="utf-8")

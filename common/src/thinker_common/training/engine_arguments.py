@@ -103,7 +103,7 @@ def deepspeed_settings(
             cpu=use_cpu(),
         ),
     )
-    if model.quantization != "none" and stage_of(filled) == 3:
+    if model.quantization != "none" and filled is not None and stage_of(filled) == 3:
         raise SettingsError(
             f"model.quantization = {model.quantization!r}: ZeRO-3 divides weights between the ranks, and not those of "
             "4 bits: use --zero 2, or none (only the adapter has gradients and an optimiser)"

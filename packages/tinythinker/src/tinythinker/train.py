@@ -324,7 +324,9 @@ class Run:
     def _evaluated(self, folder: RunFolder, device: torch.device) -> dict[str, Any]:
         """Validation and tests of the student that a phase has written, as it will be loaded again."""
         settings = self.settings
-        trained = student_of(folder.model, replace(settings, model=replace(settings.model, lora=None, quantization="none")), self.seed)
+        trained = student_of(
+            folder.model, replace(settings, model=replace(settings.model, lora=None, quantization="none")), self.seed
+        )
         trained.model.to(device)
         validation = None
         if self.material.validation is not None:
