@@ -111,6 +111,7 @@ def test_without_its_rollout_a_resume_in_the_middle_of_it_trains_on_another(tmp_
 # new version of transformers fails here and nowhere else.
 PRIVATE = {
     "_get_output_dir": ["self", "trial"],
+    "_save": ["self", "output_dir", "state_dict"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_rng_state": ["self", "checkpoint"],
     "_prepare_inputs": ["self", "inputs"],

@@ -206,7 +206,7 @@ def test_zero_3_does_not_train_it(folder, zero):
     if zero < 3:
         assert configuration()["zero_optimization"]["stage"] == zero
         return
-    with pytest.raises(SettingsError, match="model.quantization = '4bit': ZeRO-3 divides weights"):
+    with pytest.raises(SettingsError, match=r"model\.quantization = '4bit': ZeRO-3 divides weights"):
         configuration()
 
 
@@ -221,7 +221,7 @@ def test_weights_that_are_quantized_in_another_way(folder, tmp_path):
     config = json.loads((tmp_path / "other" / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SettingsError, match="other: its weights are quantized already: leave model.quantization out"):
+    with pytest.raises(SettingsError, match=r"other: its weights are quantized already: leave model\.quantization"):
         load_policy(tmp_path / "other", quantization="4bit")
 
 

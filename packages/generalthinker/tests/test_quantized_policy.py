@@ -137,5 +137,5 @@ def test_a_run_is_evaluated_as_its_folder_is(tmp_path: Path) -> None:
 
 
 def test_vllm_does_not_sample_for_it() -> None:
-    with pytest.raises(SettingsError, match="model.quantization = '4bit': expected none with training.use_vllm"):
+    with pytest.raises(SettingsError, match=r"model\.quantization = '4bit': expected none with training\.use_vllm"):
         Settings(model=MODEL, training={"use_vllm": True})

@@ -43,7 +43,8 @@ def four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
                 bnb_4bit_compute_dtype=dtype,
             )
     raise UserError(
-        f'weights of 4 bits need bitsandbytes, which cannot be used ({reason}): pip install "thinker-common[quantization]"'
+        f"weights of 4 bits need bitsandbytes, which cannot be used ({reason}): "
+        'pip install "thinker-common[quantization]"'
     )
 
 

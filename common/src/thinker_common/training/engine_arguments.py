@@ -80,7 +80,7 @@ def deepspeed_settings(
         ranks: of the run.
 
     Raises:
-        SettingsError: see `deepspeed_config`, and ZeRO-3 for quantized weights; UserError: a model that cannot be found.
+        SettingsError: see `deepspeed_config`; ZeRO-3 for quantized weights. UserError: a model that cannot be found.
     """
     if not launch.uses_deepspeed:
         return None
