@@ -165,7 +165,7 @@ def test_text_that_looks_like_something_else_reads_back_as_text(text):
         ("data.seed=true", "command line: data.seed = true: expected a whole number"),
         ("data.columns=[a]", "command line: data.columns = ['a']: expected a mapping, such as {key: value}"),
         ("data.columns={question: q}", "command line: data.columns is for train_file, which is null"),
-        ("model=embedded", "command line: model = 'embedded': expected a section with name_or_path, revision, dtype, chat_template, lora"),
+        ("model=embedded", "command line: model = 'embedded': expected a section with name_or_path, revision, dtype, chat_template, lora, quantization"),
         ("model.lora=8", "command line: model.lora = 8: expected a section with r, alpha, dropout, target_modules or null"),
         ("model.lora.r=0", "command line: model.lora.r = 0: expected a whole number of at least 1"),
         ("model.dtype.kind=x", "command line: model.dtype = {'kind': 'x'}: expected one of auto, float32, bfloat16, float16"),
