@@ -13,6 +13,7 @@ import pytest
 
 from thinker_common.benchmarks import graphs, load_benchmark
 from thinker_common.benchmarks.problem import Problem
+from thinker_common.errors import SettingsError
 
 # Measured on the 800 rows of ProsQA's validation and test files.
 ROWS = 800
@@ -29,9 +30,9 @@ TV_PROBLEMS, TV_NODES = 0.05, 0.03
 NODES_TOLERANCE, EDGES_TOLERANCE = 0.5, 1.0
 
 
-@pytest.fixture(scope="module")
-def problems() -> list[Problem]:
-    return graphs.generate("train", ROWS)
+@pytest.fixture(scope="module", params=graphs.SIZES)
+def problems(request: pytest.FixtureRequest) -> list[Problem]:
+    return graphs.generate("train", ROWS, size=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,24 @@ def test_rules_are_shuffled(problems):
         first, last = (rule_texts.index(step.removesuffix(".")) for step in (problem.steps[0], problem.steps[-1]))
         ahead += first < last
     assert abs(ahead - ROWS / 2) <= 3 * math.sqrt(ROWS) / 2
+
+
+@pytest.mark.parametrize(("size", "nodes", "steps"), [("small", 8.5, {2, 3}), ("medium", 15, {3, 4})])
+def test_smaller_sizes(size, nodes, steps):
+    train, test = (load_benchmark("graphs", split=split, limit=300, size=size) for split in ("train", "test"))
+    found = graphs.statistics(train.problems)
+    assert set(found["steps"]) == steps
+    assert found["nodes"] == pytest.approx(nodes, abs=0.5)
+    assert abs(found["right_first"] - 150) <= 3 * math.sqrt(300) / 2
+    assert train.problems[0].id.startswith(f"graphs_{size}/train/")
+    assert f"size {size}" in train.source
+    shapes = [{graphs._shape(problem.metadata["edges"]) for problem in part.problems} for part in (train, test)]
+    assert not shapes[0] & shapes[1]  # no graph of the test split is trained on, under other names
+
+
+def test_an_unknown_size():
+    with pytest.raises(SettingsError, match="size = 'tiny': expected one of small, medium, full"):
+        load_benchmark("graphs", size="tiny")
 
 
 def test_no_name_hides_in_another():

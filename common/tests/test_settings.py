@@ -164,6 +164,7 @@ def test_text_that_looks_like_something_else_reads_back_as_text(text):
         ("data.limit=0", "command line: data.limit = 0: expected a whole number of at least 1"),
         ("data.seed=true", "command line: data.seed = true: expected a whole number"),
         ("data.columns=[a]", "command line: data.columns = ['a']: expected a mapping, such as {key: value}"),
+        ("data.options={seed: 1}", "command line: data.options.seed: not an option of a benchmark's own, but a setting beside options"),
         ("data.columns={question: q}", "command line: data.columns is for train_file, which is null"),
         ("model=embedded", "command line: model = 'embedded': expected a section with name_or_path, revision, dtype, chat_template, lora, quantization"),
         ("model.lora=8", "command line: model.lora = 8: expected a section with r, alpha, dropout, target_modules or null"),

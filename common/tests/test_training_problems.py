@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from thinker_common.benchmarks import chains
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem, question_key
 from thinker_common.errors import DataError, SettingsError
-from thinker_common.training.problems import hold_out, load_evaluations
+from thinker_common.training.problems import hold_out, load_evaluations, load_problems
 from thinker_common.training.sections import DataSettings, EvaluationSettings
 
 
@@ -90,3 +90,21 @@ def test_evaluations_of_one_name_would_share_a_folder(tmp_path):
     data = DataSettings(columns={"question": "ask"}, kind="text", train_file=mine)
     with pytest.raises(SettingsError, match=r"evaluation.benchmarks: two are named chains; rename the file"):
         load_evaluations(data, EvaluationSettings(benchmarks=["chains", mine], limit=1))
+
+
+def test_options_of_a_benchmark_reach_it():
+    data = DataSettings(benchmark="graphs", options={"size": "small"}, limit=3)
+    assert load_problems(data).problems[0].id.startswith("graphs_small/train/")
+    evaluation = EvaluationSettings(benchmarks=["chains", "graphs"], options={"graphs": {"size": "medium"}}, limit=2)
+    plain, sized = load_evaluations(data, evaluation)
+    assert plain.name == "chains"
+    assert sized.problems[0].id.startswith("graphs_medium/test/")
+
+
+def test_options_that_cannot_be_meant():
+    with pytest.raises(SettingsError, match="options is for benchmark, and train_file is used in its place"):
+        DataSettings(train_file="mine.jsonl", options={"size": "small"})
+    with pytest.raises(SettingsError, match=r"options.graphs: expected a name that stands in benchmarks"):
+        EvaluationSettings(options={"graphs": {"size": "small"}})
+    with pytest.raises(SettingsError, match=r"options.chains.limit: not an option of a benchmark's own"):
+        EvaluationSettings(options={"chains": {"limit": 3}})

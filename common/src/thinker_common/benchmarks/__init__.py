@@ -20,6 +20,7 @@ from .problem import BenchmarkInfo, Kind, LoadedBenchmark, Problem
 
 __all__ = [
     "NAMES",
+    "RESERVED",
     "TRAINING_NAMES",
     "BenchmarkInfo",
     "Kind",
@@ -37,6 +38,9 @@ NAMES: tuple[str, ...] = (
 )
 # Those to train on only:
 TRAINING_NAMES: tuple[str, ...] = ("math_train", "gsm8k_train", "crossthink", "generalthinker_mix")
+
+# Arguments of `load_benchmark`, which no benchmark's option is named as.
+RESERVED = ("name", "split", "data_dir", "limit", "seed", "revision")
 
 
 def load_benchmark(

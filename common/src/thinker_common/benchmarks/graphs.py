@@ -2,20 +2,24 @@
 
 "Every larpus is a mempus. Anna is a larpus. ... Is Anna a mempus or wilpus?": one option follows from the rules in
 three to six steps, the other follows only for another person. `Problem.steps` holds the exact chain, a shortest one.
+The same in less: `SIZES`.
 
 How a graph grows follows the account of ProsQA in "Training Large Language Models to Reason in a Continuous Latent
 Space" (COCONUT), arXiv 2412.06769, appendix. The constants are fitted to the 800 rows of its validation and test files:
 `statistics` measures both. Names are our own; no row of ProsQA is copied.
 """
 
+import functools
 import itertools
 import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import check_setting
 from .generated import draw, load_generated
 from .problem import BenchmarkInfo, LoadedBenchmark, Problem
 
@@ -42,12 +46,20 @@ CONCEPTS = (
     "skempus", "slorpus", "snilpus", "swelpus", "talpus", "trimpus", "varpus", "wilpus",
 )  # fmt: skip
 
-GROWN_NODES = 28  # the two roots included; about five of them stay unconnected and are dropped
 MEAN_PARENTS = 1.49  # of the Poisson distribution of a new node's parents, before there are too few candidates
 # A new node takes its parents among the nodes that only the first root leads to, only the second, or among all nodes.
 CANDIDATES_FIRST, CANDIDATES_SECOND = 0.34, 0.46
 DEPTH_PREFERENCE = 1.5  # a candidate at depth d has weight 1 + 1.5 d, which favours long chains
-STEPS = range(3, 7)
+
+
+class Size(NamedTuple):
+    """nodes: that are grown, the two roots included; a sixth of them stay unconnected and are dropped"""
+
+    nodes: int
+    steps: range
+
+
+SIZES = {"small": Size(10, range(2, 4)), "medium": Size(18, range(3, 5)), "full": Size(28, range(3, 7))}
 
 # Which roots lead to a node, as a bit set; both bits are set for a node that follows for both persons.
 FIRST, SECOND = 1, 2
@@ -80,12 +92,12 @@ def _sample(rng: random.Random, weights: dict[int, float], count: int) -> list[i
     return sorted(ranks, key=lambda key: ranks[key], reverse=True)[:count]
 
 
-def _grow(rng: random.Random) -> _Graph:
+def _grow(rng: random.Random, nodes: int) -> _Graph:
     """Two roots, then one node after the other, each under parents drawn among the nodes before it."""
     parents: list[list[int]] = [[], []]
     sides = list(ROOT_SIDES)
     depths = [0, 0]
-    while len(parents) < GROWN_NODES:
+    while len(parents) < nodes:
         where = rng.random()
         if where < CANDIDATES_FIRST:
             allowed = {FIRST}
@@ -134,16 +146,16 @@ def _exclusive_sinks(graph: _Graph, root: int) -> list[int]:
     ]
 
 
-def _draw_question(rng: random.Random) -> tuple[_Graph, int, int, int, list[int]]:
+def _draw_question(rng: random.Random, size: Size) -> tuple[_Graph, int, int, int, list[int]]:
     """(graph, root, target, neg_target, chain of nodes from root to target) with a chain of an accepted length."""
     while True:
-        graph = _grow(rng)
+        graph = _grow(rng, size.nodes)
         sinks = [_exclusive_sinks(graph, root) for root in (0, 1)]
         if not all(sinks):
             continue
         distances = [_distances(graph.parents, root) for root in (0, 1)]
         deepest = [max(distances[root][sink] for sink in sinks[root]) for root in (0, 1)]
-        if max(deepest) not in STEPS:
+        if max(deepest) not in size.steps:
             continue
         # The question is about the person with the longer chain, and about the end of that chain.
         root = rng.choice([root for root in (0, 1) if deepest[root] == max(deepest)])
@@ -164,8 +176,8 @@ def _shape(edges: Sequence[tuple[int, int]]) -> str:
     return str(sorted((in_degree[a], out_degree[a], in_degree[b], out_degree[b]) for a, b in edges))
 
 
-def _draw_one(rng: random.Random, problem_id: str) -> tuple[Problem, str]:
-    graph, root, target, neg_target, chain = _draw_question(rng)
+def _draw_one(rng: random.Random, problem_id: str, size: Size) -> tuple[Problem, str]:
+    graph, root, target, neg_target, chain = _draw_question(rng, size)
     edges = [(parent, node) for node, row in enumerate(graph.parents) for parent in row]
     persons = iter(rng.sample(PERSONS, len(PERSONS)))
     concepts = iter(rng.sample(CONCEPTS, len(CONCEPTS)))
@@ -191,18 +203,35 @@ def _draw_one(rng: random.Random, problem_id: str) -> tuple[Problem, str]:
     return problem, _shape(edges)
 
 
-def generate(split: str, count: int, seed: int = 0) -> list[Problem]:
+def generate(split: str, count: int, seed: int = 0, *, size: str = "full") -> list[Problem]:
     """`count` problems of a split; the same for the same arguments on every machine.
 
+    size: small, medium, or full, which has the statistics of ProsQA.
+
     `metadata` has ProsQA's fields: `edges` as (parent, child) pairs of node numbers, `symbols` (the name of each node),
-    and the nodes `root`, `target` and `neg_target`. No two splits share a graph, not even under other names.
+    and the nodes `root`, `target` and `neg_target`. No two splits of a size share a graph, not even under other names.
+
+    Raises:
+        SettingsError: another size.
+        DataError: another split than train, valid or test.
     """
-    return draw("graphs", split, count, seed, _draw_one)
+    check_setting("size", size, size in SIZES, f"one of {', '.join(SIZES)}")
+    return draw(_name(size), split, count, seed, functools.partial(_draw_one, size=SIZES[size]))
 
 
-def load(split: str, data_dir: Path | None = None, revision: str | None = None) -> LoadedBenchmark:
-    """The split at its default size. `data_dir` and `revision` have no meaning for a generated benchmark."""
-    return load_generated("graphs", VERSION, split, generate)
+def _name(size: str) -> str:
+    return "graphs" if size == "full" else f"graphs_{size}"
+
+
+def load(
+    split: str, data_dir: Path | None = None, revision: str | None = None, *, size: str = "full"
+) -> LoadedBenchmark:
+    """The split with its default number of problems. `data_dir` and `revision` have no meaning for a generated task.
+
+    size: see `generate`.
+    """
+    loaded = load_generated("graphs", VERSION, split, functools.partial(generate, size=size))
+    return loaded if size == "full" else replace(loaded, source=f"{loaded.source}, size {size}")
 
 
 def statistics(problems: Sequence[Problem]) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def benchmark_options(options: Sequence[str]) -> dict[str, Any]:
 
     UserError for one without `=`, and for what `load_benchmark` takes from options of the command line.
     """
+    from ..benchmarks import RESERVED
     from ..training.plain_yaml import parse_yaml
 
     parsed = {}
@@ -100,7 +101,7 @@ def benchmark_options(options: Sequence[str]) -> dict[str, Any]:
         name, equals, value = option.partition("=")
         if not (name and equals):
             raise UserError(f"--option {option}: write NAME=VALUE, for example option_seed=1")
-        if name in ("name", "split", "data_dir", "limit", "seed", "revision"):
+        if name in RESERVED:
             raise UserError(f"--option {option}: {name} is not an option of a benchmark's own; see --help")
         parsed[name] = parse_yaml(value, f"--option {option}")
     return parsed

@@ -16,7 +16,9 @@ def load_problems(data: DataSettings) -> LoadedBenchmark:
         problems = load_jsonl(data.train_file, data.columns, kind=data.kind)
         return problems if data.limit is None else sample(problems, data.limit, data.seed)
     assert data.benchmark is not None  # DataSettings wants one of the two
-    return load_benchmark(data.benchmark, split=data.split, data_dir=data.data_dir, limit=data.limit, seed=data.seed)
+    return load_benchmark(
+        data.benchmark, split=data.split, data_dir=data.data_dir, limit=data.limit, seed=data.seed, **data.options
+    )
 
 
 def hold_out(loaded: LoadedBenchmark, count: int | None, *, seed: int) -> tuple[LoadedBenchmark, LoadedBenchmark]:
@@ -67,6 +69,7 @@ def load_evaluations(data: DataSettings, evaluation: EvaluationSettings) -> list
 
 def _load_evaluation(name: str, data: DataSettings, evaluation: EvaluationSettings) -> LoadedBenchmark:
     if not name.endswith(".jsonl"):
-        return load_benchmark(name, split=evaluation.split, data_dir=data.data_dir, limit=evaluation.limit)
+        options = evaluation.options.get(name, {})
+        return load_benchmark(name, split=evaluation.split, data_dir=data.data_dir, limit=evaluation.limit, **options)
     problems = load_jsonl(name, data.columns, kind=data.kind)
     return problems if evaluation.limit is None else sample(problems, evaluation.limit, seed=0)

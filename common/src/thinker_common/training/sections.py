@@ -1,8 +1,9 @@
 """Sections that the recipes of all three methods share. A method's `Settings` is a dataclass of these and its own."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from ..benchmarks import RESERVED
 from ..distributed.launch_settings import LaunchSettings
 from ..errors import SettingsError, check_setting
 
@@ -59,6 +60,7 @@ class DataSettings:
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the file's column, e.g. {question: prompt}
     kind: Literal["math", "mcq", "bool", "text"] = "math"  # how the answers of train_file are compared
     split: str = "train"
+    options: dict[str, Any] = field(default_factory=dict)  # of the benchmark's own, e.g. {size: small} of graphs
     limit: int | None = None  # a seeded sample of this many problems
     seed: int = 0
     data_dir: str | None = None  # original files of the benchmarks; null: the Hugging Face hub
@@ -71,6 +73,9 @@ class DataSettings:
             raise SettingsError("benchmark and train_file are both null: one of them has to say what to train on")
         if self.columns and self.train_file is None:
             raise SettingsError("columns is for train_file, which is null")
+        if self.options and self.train_file is not None:
+            raise SettingsError("options is for benchmark, and train_file is used in its place")
+        _own_options("options", self.options)
 
 
 @dataclass
@@ -95,6 +100,7 @@ class EvaluationSettings:
 
     benchmarks: list[str] = field(default_factory=lambda: ["chains"])  # or files like train_file, ending in .jsonl
     split: str = "test"
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)  # benchmark -> options of its own
     limit: int | None = None
     max_new_tokens: int = 256
     max_tokens_per_batch: int = 8192
@@ -114,12 +120,22 @@ class EvaluationSettings:
             _at_least("validation_limit", self.validation_limit, 1)
         _at_least("max_new_tokens", self.max_new_tokens, 1)
         _at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)
+        for name, options in self.options.items():
+            if name not in self.benchmarks:
+                raise SettingsError(f"options.{name}: expected a name that stands in benchmarks")
+            _own_options(f"options.{name}", options)
         if not self.benchmarks and (self.at_start or self.at_end):
             raise SettingsError("benchmarks is empty: name one, or set at_start and at_end to false")
 
 
 def _at_least(name: str, value: int, smallest: int) -> None:
     check_setting(name, value, value >= smallest, f"a whole number of at least {smallest}")
+
+
+def _own_options(name: str, options: dict[str, Any]) -> None:
+    for reserved in RESERVED:
+        if reserved in options:
+            raise SettingsError(f"{name}.{reserved}: not an option of a benchmark's own, but a setting beside options")
 
 
 def _not_empty(name: str, value: str) -> None:
