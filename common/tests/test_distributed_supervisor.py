@@ -39,7 +39,16 @@ phases.begin("load", patient=True)
 
 
 @pytest.fixture
-def run_job(tmp_path, monkeypatch, capfd):
+def _nothing_ignored():
+    """A shell starts what it puts into the background with SIGINT ignored, `nohup` with SIGHUP: the tests may be so."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def run_job(_nothing_ignored, tmp_path, monkeypatch, capfd):
     """Runs a job's source on two ranks; returns (exit code, stderr, stdout, seconds)."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -281,7 +290,7 @@ def test_no_command_line_holds_the_token(monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     hosts = (Host("localhost", 1), Host("node-2", 1))
-    supervisor = Supervisor(LaunchPlan(hosts, commands, {}, (), "127.0.0.1", 1, LaunchSettings()))
+    supervisor = Supervisor(LaunchPlan(hosts, commands, {}, (), "127.0.0.1", 1, LaunchSettings(hostfile="hosts")))
     lines = []
 
     def look():

@@ -89,7 +89,7 @@ def test_tables(study: ModuleType, tmp_path: Path) -> None:
         ledger.append(result(study, cells[key], numbers))
     text = study.tables(ledger)
     assert "(`--group main`: 6 of 31 cells)" in text
-    assert "(`--group phrases`: 0 of 21 cells)" in text
+    assert "(`--group phrases`: 0 of 31 cells)" in text
     assert "| likelihood | 2 | 40.0 ± 14.1 | 100.0 | 0.0 | -1.00 ± 0.00 |" in text
     assert "| base | 1 | 10.0 | 100.0 |" in text
     # differences of 10 and 30 points: mean 20, deviation 14.1, half width of the t interval 12.706 * 10

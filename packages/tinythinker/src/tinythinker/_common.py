@@ -80,6 +80,7 @@ _LAZY = {
     "launched_ranks": "distributed.launch:launched_ranks",
     "load_benchmark": "benchmarks:load_benchmark",
     "load_config": "models.load:load_config",
+    "is_adapter": "models.load:is_adapter",
     "load_policy": "models.load:load_policy",
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
@@ -162,6 +163,7 @@ if TYPE_CHECKING:
     from thinker_common.models import chat as chat
     from thinker_common.models.adapters import add_lora as add_lora
     from thinker_common.models.adapters import train_adapter as train_adapter
+    from thinker_common.models.load import is_adapter as is_adapter
     from thinker_common.models.load import load_config as load_config
     from thinker_common.models.load import load_policy as load_policy
     from thinker_common.models.load import load_tokenizer as load_tokenizer

@@ -7,11 +7,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftModel
 
-from ._common import DataError, add_lora, load_policy, load_tokenizer, train_adapter, weights_dtype
+from ._common import DataError, add_lora, is_adapter, load_policy, load_tokenizer, train_adapter, weights_dtype
 from .build import build_from_references
 from .config import DataSettings, Settings
 from .mixing import blocks
@@ -161,8 +161,8 @@ def student_of(folder: Path, settings: Settings, seed: int) -> Student:
 
     On quantized weights a phase saves its adapter, and the next one goes on with it.
     """
-    policy = load_policy(folder, dtype=weights_dtype(settings.model))
-    if isinstance(policy, PeftModel):
+    policy: Any = load_policy(folder, dtype=weights_dtype(settings.model))
+    if is_adapter(folder):
         model = policy if settings.model.lora is None else train_adapter(policy)
         return Student(model, load_tokenizer(folder), form_of(settings))
     return _adapted(Student(policy, load_tokenizer(folder), form_of(settings)), settings, seed)
