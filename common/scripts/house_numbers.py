@@ -74,9 +74,10 @@ def main() -> None:
     if given.junit:
         suites = ElementTree.parse(given.junit).getroot().iter("testsuite")
         for suite in suites:
-            print(
-                f"\n{suite.get('tests')} tests in {float(suite.get('time', 0)):.0f} s, {suite.get('skipped')} skipped."
-            )
+            seconds = float(suite.get("time", 0))
+            print(f"\n{suite.get('tests')} tests in {seconds:.0f} s, {suite.get('skipped')} skipped.", end=" ")
+        print("Time and coverage are of one run on two cores, two files at a time, with coverage counted. Ranks that a")
+        print("test launches are processes of their own, and not counted: most of `distributed` runs there.")
     else:
         print("\nTime of the tests and coverage are not in this run: see `--junit` and `--coverage`.")
 
