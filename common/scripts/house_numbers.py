@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("--coverage", type=Path)
     given = parser.parse_args()
     report = json.loads(given.coverage.read_text()) if given.coverage else None
-    print("# House numbers\n\n    python common/scripts/house_numbers.py > docs/house-numbers.md\n")
+    command = "python common/scripts/house_numbers.py --junit junit.xml --coverage cov.json > docs/house-numbers.md"
+    print(f"# House numbers\n\n    {command}\n")
     print("Lines without blank ones. Public: functions and classes at the top of a module, without an underscore.\n")
     heads = ["room", "modules", "code", "docstrings and comments", "public names", *(["coverage"] if report else [])]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")

@@ -33,7 +33,6 @@ from generalthinker.config import MethodSettings
 from generalthinker.inspect.group import credit_group, sample_group
 from generalthinker.rewards import Reward
 from thinker_common.benchmarks import load_benchmark
-from thinker_common.benchmarks.problem import Problem
 from thinker_common.evaluation.grading import grade
 from thinker_common.models.load import load_policy, load_tokenizer
 
@@ -121,7 +120,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[Group]]:
         texts = [tokenizer.decode(response.token_ids, skip_special_tokens=True) for response in responses]
         right = [grade(problem, text).correct for text in texts]
         for name, method in methods.items():
-            shown: Problem = replace(problem, aliases=()) if name == REFERENCE_ONLY else problem
+            shown = replace(problem, aliases=()) if name == REFERENCE_ONLY else problem
             group = credit_group(policy, policy, tokenizer, shown, method, responses)
             advantages = [response.advantage for response in group.responses]
             rewards = [0.0 if response.reward is None else response.reward for response in group.responses]
