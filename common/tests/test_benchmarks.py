@@ -102,6 +102,20 @@ def test_gsm8k_from_the_hub(hub):
     assert loaded.revision == gsm8k.HUB.revision and loaded.revision in loaded.source
 
 
+def test_gsm8k_of_short_solutions(hub):
+    hub.rows = GSM8K_ROWS
+    all_of_them = load_small("gsm8k")
+    assert [len(problem.steps) for problem in all_of_them.problems] == [2, 1, 1]
+    loaded = load_small("gsm8k", most_steps=1)
+    assert loaded.problems == all_of_them.problems[1:]  # with the ids that they have among all
+    assert loaded.dropped == {"a solution of more than 1 lines": 1}
+    assert loaded.source.endswith("solutions of at most 1 lines")
+    assert load_small("gsm8k", most_steps=2).problems == all_of_them.problems
+    for wrong in (0, "3", True):
+        with pytest.raises(SettingsError, match=f"most_steps = {wrong!r}: expected a whole number of at least 1"):
+            load_small("gsm8k", most_steps=wrong)
+
+
 def test_math500_from_the_hub(hub):
     hub.rows = MATH500_ROWS
     loaded = load_small("math500", revision="abc123")
@@ -200,8 +214,8 @@ def test_an_unknown_split_or_name_or_limit(tmp_path):
 
 def test_options_of_a_benchmark(hub):
     hub.rows = GSM8K_ROWS
-    with pytest.raises(SettingsError, match=r"gsm8k has no option 'split_seed' \(it has none\)"):
-        load_benchmark("gsm8k", split_seed=1)
+    with pytest.raises(SettingsError, match=r"aime24 has no option 'split_seed' \(it has none\)"):
+        load_benchmark("aime24", split_seed=1)
     nearest = (
         r"minerva_math has no option 'relative_tolerence'; did you mean 'relative_tolerance'\? "
         r"\(there are: relative_tolerance\)"

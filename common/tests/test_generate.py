@@ -1,6 +1,7 @@
 """Generation in batches: the same responses whatever the batching, and only our own settings decide."""
 
 import math
+import random
 from collections import Counter
 
 import pytest
@@ -28,6 +29,7 @@ from transformers import (
 from thinker_common.errors import SettingsError, UserError
 from thinker_common.evaluation.generate import Backend, Generator
 from thinker_common.evaluation.in_flight import CACHE
+from thinker_common.likelihood.prefix_tree import can_branch
 
 VOCABULARY = 40
 PAD, EOS, OTHER_EOS = 0, 1, 2
@@ -230,14 +232,70 @@ def test_a_finished_row_makes_room_at_once(tokenizer, monkeypatch):
     assert 4 * sum(in_flight) < sum(lengths) + 4 * len(prompts) + 4 < in_batches
 
 
+def columns_read(model):
+    """Notes (rows, columns) of every pass through the decoder."""
+    shapes = []
+    model.model.register_forward_hook(lambda module, given, output: shapes.append(output.last_hidden_state.shape[:2]))
+    return shapes
+
+
 def test_samples_and_equal_prompts_share_the_pass_over_the_prompt(tokenizer):
-    model, prompts = make_llama().eval(), make_prompts(5)
-    calls = spied(model)
+    model, prompts = make_llama().eval(), [[*range(3, 12 + n)] for n in range(5)]
+    prompts = [prompt[::-1] for prompt in prompts]  # nothing in common
+    shapes = columns_read(model)
     Generator(model, tokenizer, max_new_tokens=8, temperature=1.0).sample(prompts * 2, 3)
-    probe, prefill, first, *_ = calls
-    assert probe == (1, 1, True)
-    assert (prefill[0], prefill[2]) == (5, True)
-    assert (first[0], first[2]) == (30, False)
+    probe, prefill, first, *_ = shapes
+    assert (probe, prefill, first) == ((1, 1), (5, 13), (30, 1))
+
+
+def branching_prompts():
+    """Four of each of three beginnings, which begin alike themselves; and one that is only the beginning of others."""
+    common, rng = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12], random.Random(2)
+    beginnings = [[*common, *rng.choices(range(3, VOCABULARY), k=8)] for _ in range(3)]
+    ends = [rng.choices(range(3, VOCABULARY), k=rng.randint(1, 4)) for _ in range(12)]
+    prompts = [[*beginnings[index % 3], *end] for index, end in enumerate(ends)]
+    return [*prompts, beginnings[0]]
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_what_prompts_begin_with_is_read_once(tokenizer, implementation):
+    model, prompts = make_llama().eval(), branching_prompts()
+    model.set_attn_implementation(implementation)
+    expected = [brute_force(model, prompt, 20, {EOS}) for prompt in prompts]
+    assert can_branch(model)
+    shapes = columns_read(model)
+    got = Generator(model, tokenizer, max_new_tokens=20).generate(prompts)
+    assert [(one.token_ids, one.truncated) for one in got] == expected
+    _, prefill, first, *_ = shapes
+    apart = sum(len(prompt) - 1 for prompt in prompts)
+    distinct = len({tuple(prompt[:length]) for prompt in prompts for length in range(1, len(prompt))})
+    assert math.prod(prefill) == distinct < apart / 3
+    assert first == (13, 1)
+
+
+def test_prompts_that_begin_alike_enter_together(tokenizer):
+    """Also where a batch takes few of them, and their lengths are not quite the same."""
+    model, prompts = make_llama().eval(), branching_prompts()
+    shapes = columns_read(model)
+    rng = random.Random(3)
+    rng.shuffle(prompts)
+    expected = [brute_force(model, prompt, 4, {EOS}) for prompt in prompts]
+    shapes.clear()
+    got = Generator(model, tokenizer, max_new_tokens=4, max_tokens_per_batch=120).generate(prompts)
+    assert [(one.token_ids, one.truncated) for one in got] == expected
+    read = sum(rows * columns for rows, columns in shapes if columns > 1)
+    assert read < 0.7 * sum(map(len, prompts))
+
+
+def test_a_prompt_beyond_the_window_is_read_by_itself(tokenizer):
+    model, prompts = make_mistral().eval(), branching_prompts()
+    window = model.config.sliding_window
+    assert window < len(prompts[0])
+    expected = [brute_force(model, prompt, 20, {EOS}) for prompt in prompts]
+    shapes = columns_read(model)
+    got = Generator(model, tokenizer, max_new_tokens=20).generate(prompts)
+    assert [(one.token_ids, one.truncated) for one in got] == expected
+    assert shapes[1] == (13, max(map(len, prompts)))
 
 
 def test_of_an_encoder_decoder_model_finished_rows_leave(tokenizer):

@@ -6,10 +6,12 @@ number, always an integer, at times with thousands commas.
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
 
+from ..errors import check_setting
 from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
 from .sources import HubDataset, read_rows
 
@@ -33,26 +35,34 @@ GOLD_MARK = "####"
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 
 
-def load(split: str, data_dir: Path | None, revision: str | None) -> LoadedBenchmark:
-    """The problems of "train" or "test"; `steps` are the lines of the solution without calculator marks."""
+def load(split: str, data_dir: Path | None, revision: str | None, *, most_steps: int | None = None) -> LoadedBenchmark:
+    """The problems of "train" or "test"; `steps` are the lines of the solution without calculator marks.
+
+    most_steps: leave out, and count, problems whose solution has more lines
+    """
+    if most_steps is not None:
+        whole = isinstance(most_steps, int) and not isinstance(most_steps, bool)
+        check_setting("most_steps", most_steps, whole and most_steps >= 1, "a whole number of at least 1")
     found = read_rows("gsm8k", split, data_dir, revision, hub=HUB, columns=COLUMNS)
-    problems, dropped = kept_and_dropped(
-        _problem(row, f"gsm8k/{split}/{index}") for index, row in enumerate(found.rows)
-    )
-    return LoadedBenchmark("gsm8k", split, problems, found.revision, found.source, VERSION, dropped)
+    of_row = functools.partial(_problem, most_steps=most_steps)
+    problems, dropped = kept_and_dropped(of_row(row, f"gsm8k/{split}/{index}") for index, row in enumerate(found.rows))
+    source = found.source if most_steps is None else f"{found.source}, solutions of at most {most_steps} lines"
+    return LoadedBenchmark("gsm8k", split, problems, found.revision, source, VERSION, dropped)
 
 
-def _problem(row: dict[str, Any], problem_id: str) -> Problem | str:
+def _problem(row: dict[str, Any], problem_id: str, *, most_steps: int | None) -> Problem | str:
     solution, mark, gold = row["answer"].rpartition(GOLD_MARK)
     gold = gold.strip().replace(",", "")
     if not mark or not gold or not row["question"].strip():
         return f"no question, or no number after {GOLD_MARK}"
-    lines = _CALCULATOR_MARK.sub("", solution).strip().splitlines()
+    lines = [line.strip() for line in _CALCULATOR_MARK.sub("", solution).splitlines() if line.strip()]
+    if most_steps is not None and len(lines) > most_steps:
+        return f"a solution of more than {most_steps} lines"
     return Problem(
         id=problem_id,
         question=row["question"].strip(),
         answer=gold,
         kind="math",
-        steps=tuple(line.strip() for line in lines if line.strip()),
+        steps=tuple(lines),
         metadata={"row": row},
     )

@@ -20,17 +20,24 @@ INFO = dataclasses.replace(
 
 
 def load(
-    split: str, data_dir: Path | None, revision: str | None, *, without_aug_valid: bool = False
+    split: str,
+    data_dir: Path | None,
+    revision: str | None,
+    *,
+    without_aug_valid: bool = False,
+    most_steps: int | None = None,
 ) -> LoadedBenchmark:
     """The split "train"; locally `gsm8k/train.jsonl`.
 
     without_aug_valid: leave out, and count, the questions of GSM8K-Aug's validation split, which must be there too
+    most_steps: see `gsm8k.load`
     """
     if split != "train":
         raise DataError(f"gsm8k_train has no split {split!r}; it has train")
     if not isinstance(without_aug_valid, bool):
         raise SettingsError(f"without_aug_valid = {without_aug_valid!r}: must be true or false")
-    loaded = dataclasses.replace(gsm8k.load(split, data_dir, revision), name="gsm8k_train", version=VERSION)
+    loaded = gsm8k.load(split, data_dir, revision, most_steps=most_steps)
+    loaded = dataclasses.replace(loaded, name="gsm8k_train", version=VERSION)
     if not without_aug_valid:
         return loaded
     held_out = {question_key(problem) for problem in gsm8k_aug.load("valid", data_dir, None).problems}

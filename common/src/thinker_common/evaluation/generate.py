@@ -28,6 +28,7 @@ from ..likelihood.encoder_decoder import EncodedPrompts, encode_prompts
 from ..likelihood.logprobs import evaluation_mode
 from .decoding import Decoding, EnoughEnded, empty_decoder_cache
 from .in_flight import CACHE, InFlight, RoomyCache, can_change_rows
+from .prefill import shared_prefill
 from .sampling import sampling_processors, stream_seed
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ class Generator:
 
     Rows are batched by length so that rows times the longest (prompt and `max_new_tokens`) stay within
     `max_tokens_per_batch`; a row that exceeds it alone is a batch of its own. With causal models whose layers are all
-    attention, a finished row makes room for the next prompt at once. An encoder-decoder model reads equal prompts once,
-    and finished rows leave its batch. With others a batch ends with its longest row.
+    attention, a finished row makes room for the next prompt at once, and what prompts begin with alike is read once
+    (`prefill`). An encoder-decoder model reads equal prompts once, and finished rows leave its batch. With others a
+    batch ends with its longest row.
 
     Responses do not depend on the batching beyond the rounding of the logits, the greedy ones and the sampled ones
     alike: sampled tokens follow from `seed`, the key of the prompt and the number of the sample (see `sampling`). That
@@ -193,7 +195,7 @@ class Generator:
             for index, (ids, name) in enumerate(zip(prompt_ids, names, strict=True))
             for sample in range(samples)
         ]
-        rows.sort(key=lambda row: -len(row.prompt))  # what does not fit into memory fails at once
+        rows.sort(key=_longest_first)
         responses: dict[int, dict[int, Generation]] = {index: {} for index in range(len(prompt_ids))}
         with evaluation_mode(self.model), _only_this_config(self._base, self._config):
             for finished in self._finished(rows):
@@ -304,7 +306,7 @@ class Generator:
         flight: InFlight | None = None
         while waiting or running:
             lengths = [len(row.prompt) + self.max_new_tokens for row in (*running, *waiting)]
-            # The running rows are at the front of the first batch: they are the longest, and fitted before.
+            # As many of any rows fit as of the longest.
             room = len(token_budget_batches(lengths, self.max_tokens_per_batch)[0]) - len(running)
             if room > 0:
                 new = [waiting.popleft() for _ in range(room)]
@@ -328,12 +330,14 @@ class Generator:
                     flight = None
 
     def _prefilled(self, rows: Sequence[_Row]) -> InFlight:
-        """Rows before their first token; those with the same prompt share the pass over it."""
+        """Rows before their first token; what their prompts begin with alike is read once."""
         prompts = list(dict.fromkeys(row.prompt for row in rows))
         ids_BT, mask_BT = self._padded(prompts, "left")
-        cache = RoomyCache()
-        self._call(ids_BT, mask_BT, new_tokens=1, cache=cache)
-        cache.crop(-1)  # every row goes through its last token again, each with its own noise
+        cache = shared_prefill(self.model, prompts)
+        if cache is None:
+            cache = RoomyCache()
+            self._call(ids_BT, mask_BT, new_tokens=1, cache=cache)
+            cache.crop(-1)  # every row goes through its last token again, each with its own noise
         flight = InFlight(ids_BT, mask_BT, cache)
         positions = {prompt: position for position, prompt in enumerate(prompts)}
         flight.select([positions[row.prompt] for row in rows])
@@ -422,6 +426,11 @@ class _Row:
     stream: int
     response: list[int] = field(default_factory=list)
     ended: bool = False
+
+
+def _longest_first(row: _Row) -> tuple[int, tuple[int, ...]]:
+    """What does not fit into memory fails at once; of similar lengths, prompts that begin alike are neighbours."""
+    return -int(math.log(len(row.prompt)) / math.log(1.1)), row.prompt
 
 
 def generation(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], *, truncated: bool) -> Generation:
