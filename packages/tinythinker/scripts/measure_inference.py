@@ -198,7 +198,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         )
     lines += [
         "",
-        "| chains | thousand tokens, encoder + decoder: ten passes | once | ours | operations: all / once | all / ours |",
+        "| chains | thousand tokens, encoder + decoder: ten passes | once | ours | operations, all / once | / ours |",
         "|---|---|---|---|---|---|",
     ]
     for name, own in found.items():
