@@ -405,7 +405,7 @@ BENCHMARKS = {
     "unknown split": (benchmarks("preview", "chains", "--split", "dev"), exactly("chains has no split 'dev'; it has train, valid, test")),
     "unknown split, to evaluate": (evaluate("--benchmark", "gsm8k", "--split", "dev", "--data-dir", "data"), r"gsm8k has no split 'dev'; it has train, test"),
     "unknown option": (benchmarks("check", "gpqa", "--option", "option_sed=1"), exactly("gpqa has no option 'option_sed'; did you mean 'option_seed'? (there are: option_order, option_seed)")),
-    "option where there is none": (benchmarks("check", "gsm8k", "--option", "gold=ok"), exactly("gsm8k has no option 'gold' (it has none)")),
+    "option where there is none": (benchmarks("check", "aime24", "--option", "gold=ok"), exactly("aime24 has no option 'gold' (it has none)")),
     "option of the command line": (benchmarks("preview", "gpqa", "--option", "seed=1"), exactly("--option seed=1: seed is not an option of a benchmark's own; see --help")),
     "option of a wrong type": (benchmarks("check", "supergpqa", "--option", "sample_size=few", "--data-dir", "data"), r"sample_size = 'few': .+"),
     "option of a wrong type, a list": (benchmarks("check", "mmlu", "--option", "subjects=[a]", "--data-dir", "data"), r"subjects = .+"),

@@ -154,6 +154,8 @@ SPIRAL_EVALUATE = {
     "--benchmark chains --latents 0": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--latents", "0"], "--latents 0: expected numbers of at least 1"),
     "--benchmark chains --control shuffle": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--control", "shuffle"], "--control shuffle: expected none, shuffled or zeroed"),
     "--benchmark chains --decoding greedy": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--decoding", "greedy"], "--decoding greedy: expected sequential or simultaneous"),
+    "--option without --benchmark": (["evaluate", "embedded", *S_EVALUATE, "--file", "some.jsonl", "--option", "size=small"], "--option is a benchmark's own: name one --benchmark with it"),
+    "--benchmark graphs --option size=tiny": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "graphs", "--option", "size=tiny"], "size = 'tiny': expected one of small, medium, full"),
     "--benchmark chains --split dev": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--split", "dev"], "chains has no split 'dev'; it has train, valid, test"),
     "--benchmark chains --max-new-tokens 0": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains", "--max-new-tokens", "0"], f"Invalid value for '--max-new-tokens': Input should be greater than or equal to 1\n{USAGE}"),
     "--benchmark chains": (["evaluate", "embedded", *S_EVALUATE, "--benchmark", "chains"], "embedded: no spiralthinker.json, so this is not a SpiralThinker model; `spiralthinker train model.name_or_path=...` makes one of it"),

@@ -239,6 +239,14 @@ def test_lora_and_validation_and_a_users_file(tmp_path):
     SpiralThinkerModel.from_pretrained(folder / "model")
 
 
+def test_an_evaluation_with_an_option_of_the_benchmark(tmp_path):
+    """What it would do; the model is not read for that."""
+    output = ["--output", str(tmp_path / "evaluation"), "--dry-run"]
+    printed = invoke("evaluate", "embedded", "--benchmark", "graphs", "--option", "size=small", "--limit", "7", *output)
+    assert "graphs, test: 7 problems at each point" in printed
+    assert not (tmp_path / "evaluation").exists()
+
+
 def test_dry_run_writes_nothing(tmp_path):
     printed = invoke("train", "--dry-run", "--output", str(tmp_path / "run"), *TINY)
     assert "explicit stage: 2 steps of 4 examples" in printed

@@ -21,6 +21,7 @@ import typer
 from ..distributed.launch_settings import LaunchSettings
 from ..errors import UserError
 from ..training.run_folder import RunFolder, new_output, write_atomic
+from .chosen import chosen, names_in
 from .launch import (
     EvaluationOffload,
     EvaluationZero,
@@ -43,8 +44,6 @@ from .options import (
     Limit,
     Output,
     Revision,
-    benchmark_options,
-    column_mapping,
 )
 from .results_folder import Earlier, is_results_folder, read_earlier
 
@@ -186,7 +185,7 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
         dry_run: DryRun = False,
     ) -> None:
         if compare is not None and is_results_folder(model):
-            _compare_folders(Path(model), compare, _names(benchmark), output, as_json)
+            _compare_folders(Path(model), compare, names_in(benchmark), output, as_json)
             return
         if compare is not None and benchmark is None and file is None:
             raise UserError(
@@ -210,8 +209,7 @@ def add_evaluate(app: typer.Typer, module: str) -> None:
             offload=offload,
             launcher=launcher,
         )
-        options = benchmark_options(option or [])
-        benchmarks = _load_benchmarks(benchmark, file, column or [], kind, split, options, data_dir, limit, seed)
+        benchmarks = chosen(benchmark, file, column, kind, split, option, data_dir, limit, seed).load()
         request = _Request(
             model=model,
             revision=revision,
@@ -407,7 +405,7 @@ def _finish(
     typer.echo(f"results: {folder.path}")
 
 
-def _compare_folders(after: Path, before: Path, names: list[str], output: Path | None, as_json: bool) -> None:
+def _compare_folders(after: Path, before: Path, names: Sequence[str], output: Path | None, as_json: bool) -> None:
     """Two finished evaluations, on the benchmarks they share or those that are named."""
     from ..evaluation.comparison import check_comparable
     from ..evaluation.page import write_comparison_page
@@ -474,45 +472,6 @@ def _print_comparison(comparison: "SuiteComparison", what: str) -> None:
         typer.echo(f"{name}, {what}: {sentence(one)}")
     for line in suite_sentences(comparison):
         typer.echo(line)
-
-
-def _load_benchmarks(
-    names: str | None,
-    file: Path | None,
-    columns: list[str],
-    kind: Literal["math", "mcq", "bool", "text"],
-    split: str | None,
-    options: dict[str, Any],
-    data_dir: Path | None,
-    limit: int | None,
-    seed: int,
-) -> "list[LoadedBenchmark]":
-    """What is to be evaluated, in the order it was named. UserError if that is nothing, or unknown."""
-    from ..benchmarks import load_benchmark, sample
-    from ..benchmarks.user_file import load_jsonl
-
-    if names is None and file is None:
-        raise UserError("name what to evaluate on: --benchmark NAME[,NAME] or --file FILE")
-    if columns and file is None:
-        raise UserError("--column is for --file")
-    if options and len(_names(names)) != 1:
-        raise UserError("--option is a benchmark's own: name one --benchmark with it")
-    loaded = [
-        load_benchmark(name, split=split or "test", data_dir=data_dir, limit=limit, seed=seed, **options)
-        for name in _names(names)
-    ]
-    if file is not None:
-        problems = load_jsonl(file, column_mapping(columns), kind=kind)
-        loaded.append(problems if limit is None else sample(problems, limit, seed))
-    if not loaded:
-        raise UserError(f"--benchmark {names!r} names no benchmark")
-    if file is not None and loaded[-1].name in _names(names):  # both would write one file of rows
-        raise UserError(f"--file {file} and --benchmark {loaded[-1].name} have one name: rename the file")
-    return loaded
-
-
-def _names(names: str | None) -> list[str]:
-    return [name for name in dict.fromkeys(part.strip() for part in (names or "").split(",")) if name]
 
 
 def _numbers(text: str | None) -> list[int] | None:

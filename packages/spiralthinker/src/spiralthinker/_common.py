@@ -10,6 +10,8 @@ from thinker_common.cli import launch as launch
 from thinker_common.cli import options as options
 from thinker_common.cli.app import new_app as new_app
 from thinker_common.cli.app import run as run
+from thinker_common.cli.chosen import Chosen as Chosen
+from thinker_common.cli.chosen import chosen as chosen
 from thinker_common.cli.doctor import add_doctor as add_doctor
 from thinker_common.cli.printable import printable as printable
 from thinker_common.cli.recipes import recipes_app as recipes_app

@@ -10,6 +10,7 @@ from ._common import (
     UserError,
     add_doctor,
     add_train,
+    chosen,
     launch,
     new_app,
     new_output,
@@ -98,6 +99,7 @@ def evaluate_command(
         ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Of the benchmarks.")] = "test",
+    option: options.BenchmarkOptions = None,
     limit: options.Limit = None,
     data_dir: options.DataDir = None,
     output: options.Output = None,
@@ -161,21 +163,15 @@ def evaluate_command(
         offload=offload,
         launcher=launcher,
     )
-    for mapped in column or []:
-        arguments += ["--column", mapped]
-    names = [name.strip() for name in (benchmark or "").split(",") if name.strip()]
-    if benchmark is None and file is None:
-        raise UserError("name what to evaluate on: --benchmark NAME[,NAME] or --file FILE")
-    if benchmark is not None and not names:
-        raise UserError(f"--benchmark {benchmark!r} names no benchmark")
-    if column and file is None:
-        raise UserError("--column is for --file")
+    for flag, values in (("--column", column), ("--option", option)):
+        arguments += [part for value in values or [] for part in (flag, value)]
+    on = chosen(benchmark, file, column, kind, split, option, data_dir, limit)
     controls = _names("--control", control, ("none", "shuffled", "zeroed")) or ["none"]
     numbers = {"latents": _numbers("--latents", latents, 1), "iterations": _numbers("--iterations", iterations, 0)}
     decodings: Any = _names("--decoding", decoding, ("sequential", "simultaneous"))
 
     from ._common import LaunchSettings
-    from .evaluate_verb import Request, check_folder, load_benchmarks, run_evaluation
+    from .evaluate_verb import Request, check_folder, run_evaluation
 
     launch.check_evaluation_options(zero, offload)
     settings = launch.with_options(
@@ -185,13 +181,7 @@ def evaluate_command(
         model=model,
         revision=revision,
         dtype=dtype,
-        benchmarks=names,
-        file=file,
-        columns=options.column_mapping(column or []),
-        kind=kind,
-        split=split,
-        limit=limit,
-        data_dir=data_dir,
+        on=on,
         decodings=decodings,
         controls=[None if name == "none" else name for name in controls],  # type: ignore[misc]  # checked above
         max_new_tokens=max_new_tokens,
@@ -205,7 +195,7 @@ def evaluate_command(
 
     def here(ranks: int) -> None:
         if dry_run:
-            for loaded in load_benchmarks(request):
+            for loaded in on.load():
                 typer.echo(f"{loaded.name}, {loaded.split}: {len(loaded.problems)} problems at each point")
         else:
             run_evaluation(request, settings, folder)

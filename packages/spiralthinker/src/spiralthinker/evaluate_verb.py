@@ -5,13 +5,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import typer
 from rich.console import Console
 
 from ._common import (
     COLUMNS,
+    Chosen,
     Comparison,
     Earlier,
     LaunchSettings,
@@ -22,14 +23,11 @@ from ._common import (
     benchmarks_of,
     cells,
     compare,
-    load_benchmark,
-    load_jsonl,
     policy_on,
     process_group,
     ranks,
     read_earlier,
     rows_file,
-    sample,
     sentence,
     terminal_table,
     write_report,
@@ -48,13 +46,7 @@ class Request:
     model: str
     revision: str | None
     dtype: str
-    benchmarks: Sequence[str]
-    file: Path | None
-    columns: Mapping[str, str]
-    kind: Literal["math", "mcq", "bool", "text"]
-    split: str
-    limit: int | None
-    data_dir: Path | None
+    on: Chosen
     latents: Sequence[int]
     iterations: Sequence[int]
     decodings: Sequence[Schedule]
@@ -65,20 +57,9 @@ class Request:
     as_json: bool
 
 
-def load_benchmarks(request: Request) -> list[LoadedBenchmark]:
-    loaded = [
-        load_benchmark(name, split=request.split, data_dir=request.data_dir, limit=request.limit)
-        for name in dict.fromkeys(request.benchmarks)
-    ]
-    if request.file is not None:
-        own = load_jsonl(request.file, request.columns, kind=request.kind)
-        loaded.append(own if request.limit is None else sample(own, request.limit, 0))
-    return loaded
-
-
 def run_evaluation(request: Request, settings: LaunchSettings, folder: RunFolder) -> None:
     """UserError for a model, benchmark or combination that cannot be used; then nothing is written."""
-    loaded = load_benchmarks(request)
+    loaded = request.on.load()
     read_settings(request.model, revision=request.revision)  # rather now than behind the weights of another model
     with (
         process_group() as device,
