@@ -17,8 +17,13 @@ from typer.testing import CliRunner
 from spiralthinker.cli import app
 from spiralthinker.config import MethodSettings, Settings
 from spiralthinker.model import SpiralThinkerModel
+from thinker_common.benchmarks import benchmark_module
+from thinker_common.benchmarks.problem import Problem
 from thinker_common.errors import SettingsError
+from thinker_common.evaluation.grading import grade
 from thinker_common.models.load import load_policy
+from thinker_common.training import recipes
+from thinker_common.training.settings import load_settings
 
 TINY = [
     "training.max_steps=3", "stage1.max_steps=2", "training.per_device_train_batch_size=4", "training.logging_steps=1",
@@ -280,6 +285,10 @@ def test_preview_shows_targets_and_what_a_latent_step_stands_for():
         (["method.cross_entropy=every"], "method.cross_entropy = 'every': expected last, or schedule simultaneous"),
         (["method.align_weight=-1"], "method.align_weight = -1.0: expected a number of at least 0"),
         (["method.answer_template=x"], "method.answer_template = 'x': expected a text with {answer}"),
+        (
+            ["method.answer_template='It is {answer}'"],
+            "method.answer_template = 'It is {answer}': no right answer to chains",
+        ),
         (["training.learning_rat=1"], "did you mean 'training.learning_rate'"),
         (["stage1.max_steps=0"], "stage1.max_steps = 0: expected at least 1"),
         (["training.gradient_checkpointing=true"], "use training.activation_checkpointing"),
@@ -290,6 +299,25 @@ def test_preview_shows_targets_and_what_a_latent_step_stands_for():
 def test_impossible_settings_are_refused_before_anything_is_written(given, message, tmp_path):
     assert message in refused("train", "--output", str(tmp_path / "run"), *TINY, *given)
     assert not (tmp_path / "run").exists()
+
+
+ANSWERED = {
+    "math": Problem("p", "How many?", "-1200", "math"),
+    "bool": Problem("p", "Is it?", "no", "bool"),
+    "text": Problem(
+        "p", "Is Tom a w or a v?", "Tom is a w", "text", metadata={"options": ["Tom is a w", "Tom is a v"]}
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", recipes.recipe_names("spiralthinker"))
+def test_a_right_answer_as_a_recipe_teaches_it_is_graded_as_right(recipe):
+    text = recipes.recipe_text("spiralthinker", recipe)
+    settings = load_settings(Settings, recipe_text=text, recipe_name=recipe, overrides=[])
+    for name in settings.evaluation.benchmarks:
+        problem = ANSWERED[benchmark_module(name).INFO.kind]
+        taught = settings.latent_settings().annotation.answer_text(problem)
+        assert grade(problem, taught, grader=settings.evaluation.grader).correct, (name, taught)
 
 
 def test_data_without_a_latent_step_is_refused(tmp_path):

@@ -33,7 +33,7 @@ ACQUISITION = "acquisition"
 ALONE = "method.reflection.iterations=0"
 EVERY_WAY = "evaluation.answering=[greedy, self_consistency, option_likelihood]"
 COMMON = ("evaluation.limit=500", "training.save_steps=200")
-T5_EPOCHS = 6
+T5_EPOCHS = 3
 CURVES = ("cross_entropy/recall", "cross_entropy/analyze", "cross_entropy/summarize", "preference", "nll", "agreement")
 KEPT = ("pairs", "recall_pass", "analyze_pass", "steps", "exported_step", "training_seconds", "sampling_seconds")
 

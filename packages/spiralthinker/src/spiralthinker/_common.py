@@ -66,11 +66,10 @@ _LAZY = {
     "evaluation_mode": "likelihood.logprobs:evaluation_mode",
     "flat_settings": "training.resume:flat_settings",
     "gathered": "distributed.gathered:gathered",
+    "grade": "evaluation.grading:grade",
     "generation": "evaluation.generate:generation",
     "hold_out": "training.problems:hold_out",
     "join": "distributed.join:join",
-    "load_benchmark": "benchmarks:load_benchmark",
-    "load_jsonl": "benchmarks.user_file:load_jsonl",
     "load_policy": "models.load:load_policy",
     "load_evaluations": "training.problems:load_evaluations",
     "load_problems": "training.problems:load_problems",
@@ -88,7 +87,6 @@ _LAZY = {
     "process_group": "distributed.process_group:process_group",
     "progress_bar": "evaluation.progress:progress_bar",
     "ranks": "distributed.ranks",
-    "sample": "benchmarks:sample",
     "sampling_processors": "evaluation.sampling:sampling_processors",
     "sections": "training.sections",
     "sentence": "evaluation.table:sentence",
@@ -104,11 +102,8 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
-    from thinker_common.benchmarks import load_benchmark as load_benchmark
-    from thinker_common.benchmarks import sample as sample
     from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
-    from thinker_common.benchmarks.user_file import load_jsonl as load_jsonl
     from thinker_common.distributed import memory as memory
     from thinker_common.distributed import ranks as ranks
     from thinker_common.distributed.callback import PhaseCallback as PhaseCallback
@@ -129,6 +124,7 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.generate import check_decoding as check_decoding
     from thinker_common.evaluation.generate import check_samples as check_samples
     from thinker_common.evaluation.generate import generation as generation
+    from thinker_common.evaluation.grading import grade as grade
     from thinker_common.evaluation.in_flight import CACHE as CACHE
     from thinker_common.evaluation.progress import progress_bar as progress_bar
     from thinker_common.evaluation.report import Curves as Curves

@@ -166,6 +166,10 @@ class Annotation:
             tokenizer, chat.fill(self.prompt_template, question=question), chat_template=self.chat_template
         )
 
+    def answer_text(self, problem: Problem) -> str:
+        """How the model is taught to write the answer."""
+        return self.answer_template.replace("{answer}", problem.target())
+
     def example(self, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> Example:
         """The problem as tokens. Steps and answer are tokenized each by itself, as the markers will part them.
 
@@ -183,7 +187,7 @@ class Annotation:
             bare = text[2:-2] if text.startswith("<<") and text.endswith(">>") else text
             bare_ids = tuple(tokenizer(bare, add_special_tokens=False)["input_ids"])
             steps.append(Step(number, text, ids, latent=self._is_latent(number), bare_ids=bare_ids))
-        answer = self.answer_template.replace("{answer}", problem.target())
+        answer = self.answer_text(problem)
         _check_plain(problem.id, "answer", answer)
         answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         return Example(

@@ -36,11 +36,13 @@ from ._common import (
     PhaseCallback,
     RunFolder,
     RunIdentity,
+    SettingsError,
     UserError,
     choose_together,
     data_fingerprint,
     flat_settings,
     gathered,
+    grade,
     hold_out,
     join,
     load_evaluations,
@@ -58,6 +60,7 @@ from ._common import (
     weights_dtype,
     write_atomic,
 )
+from .annotation import ANSWER_TEMPLATE
 from .arguments import training_arguments
 from .callbacks import ValidationCallback, status
 from .columns import Row
@@ -200,6 +203,20 @@ class Run:
             self.problems, self.validation = hold_out(self.problems, count, seed=held_seed)
         evaluation = settings.evaluation
         self.benchmarks = load_evaluations(settings.data, evaluation) if evaluation.at_end else []
+        self._check_answers_are_found()
+
+    def _check_answers_are_found(self) -> None:
+        """SettingsError where even the right answer, written as the model is taught to, would be graded as wrong."""
+        annotation = self.parts[0].settings.annotation
+        for benchmark in (self.validation, *self.benchmarks):
+            if benchmark is None:
+                continue
+            taught = annotation.answer_text(benchmark.problems[0])
+            if not grade(benchmark.problems[0], taught, grader=self.settings.evaluation.grader).correct:
+                raise SettingsError(
+                    f"method.answer_template = {annotation.answer_template!r}: no right answer to {benchmark.name} "
+                    f"would be found in what the model is taught to write, {taught!r}; {ANSWER_TEMPLATE!r} is found"
+                )
 
     def _check_folder(self) -> None:
         if self.resume not in ("auto", "never") and len(self.parts) > 1 and Path(self.resume).is_dir():
