@@ -20,6 +20,8 @@ from .in_flight import CACHE, RoomyCache, attention_layers, keys_and_values
 
 # Below this share saved, the mask and the picking of columns are not worth it.
 WORTH = 0.1
+# Of a packed row, in columns: its mask has the square of that.
+WIDEST = 4096
 
 
 def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache | None:
@@ -31,9 +33,10 @@ def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache |
     model: a causal one, all layers attention
     """
     known = {index: prompt[:-1] for index, prompt in enumerate(prompts)}
-    rows = pack(known, widest=widest_tree(model), attention_span=attention_span(model))
+    room = min(WIDEST, widest_tree(model))
+    rows = pack(known, widest=room, attention_span=attention_span(model))
     widest, longest = max(len(row.ids) for row in rows), max(map(len, known.values()))
-    if widest > widest_tree(model):  # a prompt by itself, beyond a window
+    if widest > room:  # a prompt by itself, which may be beyond a window
         return None
     padded = len(prompts) * longest
     if padded == 0 or len(rows) * widest > (1 - WORTH) * padded or not can_branch(model):
