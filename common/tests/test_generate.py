@@ -29,6 +29,7 @@ from transformers import (
 from thinker_common.errors import SettingsError, UserError
 from thinker_common.evaluation.generate import Backend, Generator
 from thinker_common.evaluation.in_flight import CACHE
+from thinker_common.evaluation.prefill import shared_prefill
 from thinker_common.likelihood.prefix_tree import can_branch
 
 VOCABULARY = 40
@@ -285,6 +286,51 @@ def test_prompts_that_begin_alike_enter_together(tokenizer):
     assert [(one.token_ids, one.truncated) for one in got] == expected
     read = sum(rows * columns for rows, columns in shapes if columns > 1)
     assert read < 0.7 * sum(map(len, prompts))
+
+
+def test_a_packed_row_has_no_more_columns_than_the_model_has_positions(tokenizer):
+    model, prompts = make_llama().eval(), branching_prompts()
+    longest = max(map(len, prompts))
+    model.config.max_position_embeddings = longest + 4
+    expected = [brute_force(model, prompt, 4, {EOS}) for prompt in prompts]
+    assert can_branch(model)
+    shapes = columns_read(model)
+    got = Generator(model, tokenizer, max_new_tokens=4).generate(prompts)
+    assert [(one.token_ids, one.truncated) for one in got] == expected
+    rows, columns = shapes[1]
+    assert 1 < rows < len(prompts) and longest <= columns <= longest + 4
+
+
+def test_kept_scores_of_attention_do_not_grow_much(tokenizer):
+    """200 prompts of 6 columns have 7,200 scores; in one row, of 241 columns, they have 58,081."""
+    model, beginning = make_llama().eval(), [*range(3, 7)]
+    few, many = ([[*beginning, n % 37 + 3, n // 37 + 3, 5] for n in range(count)] for count in (8, 200))
+    model.set_attn_implementation("eager")
+    model.config.hidden_size = 10_000  # of a model to which wide rows are cheap
+    assert shared_prefill(model, few) is not None
+    assert shared_prefill(model, many) is None
+
+
+def test_a_decoder_that_fails_with_such_a_mask_reads_prompts_as_ever(tokenizer, recwarn):
+    model, prompts = make_llama().eval(), branching_prompts()
+    expected = [brute_force(model, prompt, 4, {EOS}) for prompt in prompts]
+    own = model.model.forward
+
+    def forward(*args, attention_mask=None, **rest):
+        assert attention_mask is None or attention_mask.dim() == 2
+        return own(*args, attention_mask=attention_mask, **rest)
+
+    model.model.forward = forward
+    got = Generator(model, tokenizer, max_new_tokens=4).generate(prompts)
+    assert [(one.token_ids, one.truncated) for one in got] == expected
+    assert not [warning for warning in recwarn if "prefixes" in str(warning.message)]
+
+
+def test_ranks_that_take_turns_in_a_model_read_prompts_as_ever(tokenizer, monkeypatch):
+    model, prompts = make_llama().eval(), branching_prompts()
+    assert shared_prefill(model, prompts) is not None
+    monkeypatch.setattr("thinker_common.evaluation.prefill.is_sharded", lambda model: True)
+    assert shared_prefill(model, prompts) is None
 
 
 def test_a_prompt_beyond_the_window_is_read_by_itself(tokenizer):

@@ -320,6 +320,14 @@ def test_a_right_answer_as_a_recipe_teaches_it_is_graded_as_right(recipe):
         assert grade(problem, taught, grader=settings.evaluation.grader).correct, (name, taught)
 
 
+def test_one_gold_that_no_grader_finds_refuses_nothing(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    rows = [{"question": f"w {n}", "answer": "a } b" if n == 0 else str(n), "steps": ["one"]} for n in range(4)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [f"data.train_file={file}", "data.limit=null", f"evaluation.benchmarks=[{file}]", "evaluation.limit=null"]
+    assert "4 problems" in invoke("train", "--dry-run", "--output", str(tmp_path / "run"), *TINY, *given)
+
+
 def test_data_without_a_latent_step_is_refused(tmp_path):
     file = tmp_path / "mine.jsonl"
     file.write_text(json.dumps({"question": "w", "answer": "1", "steps": ["one"]}) + "\n")

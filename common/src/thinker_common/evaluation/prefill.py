@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed.in_step import is_sharded
 from ..likelihood.prefix_tree import PackedRow, attention_span, can_branch, pack, tree_inputs, widest_tree
 from .in_flight import CACHE, RoomyCache, attention_layers, keys_and_values
 
@@ -22,6 +23,8 @@ from .in_flight import CACHE, RoomyCache, attention_layers, keys_and_values
 WORTH = 0.1
 # Of a packed row, in columns: its mask has the square of that.
 WIDEST = 4096
+# Attention that keeps all scores may keep so many times those of the padded prompts.
+SCORES = 2
 
 
 def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache | None:
@@ -33,13 +36,20 @@ def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache |
     model: a causal one, all layers attention
     """
     known = {index: prompt[:-1] for index, prompt in enumerate(prompts)}
-    room = min(WIDEST, widest_tree(model))
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None) or WIDEST  # some masks are cut out of a square of it
+    room = min(WIDEST, positions, widest_tree(model))
     rows = pack(known, widest=room, attention_span=attention_span(model))
     widest, longest = max(len(row.ids) for row in rows), max(map(len, known.values()))
     if widest > room:  # a prompt by itself, which may be beyond a window
         return None
     padded = len(prompts) * longest
-    if padded == 0 or len(rows) * widest > (1 - WORTH) * padded or not can_branch(model):
+    if padded == 0 or len(rows) * widest > (1 - WORTH) * padded:
+        return None
+    if config._attn_implementation != "sdpa" and len(rows) * widest**2 > SCORES * padded * longest:
+        return None
+    # Where ranks take turns in a model, an attempt that fails in the middle of it would put them out of step.
+    if is_sharded(model) or not can_branch(model, warn=False):
         return None
     cache = RoomyCache()
     with torch.no_grad():

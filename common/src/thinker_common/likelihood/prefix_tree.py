@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ from .logprobs import causal_head, causal_inputs, evaluation_mode, probe_ids, ta
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+USUAL_HIDDEN_SIZE = 1024  # for a config that names none
 
 
 @dataclass
@@ -117,7 +119,7 @@ def attention_span(model: PreTrainedModel | PeftModel) -> float:
     with T others and averaging their values takes 4 D T. But attention with a mask runs at about half the speed of
     large matrix products (measured in docs/results/scoring-throughput.md).
     """
-    return 3 * model.config.get_text_config().hidden_size
+    return 3 * getattr(model.config.get_text_config(), "hidden_size", USUAL_HIDDEN_SIZE)
 
 
 def widest_tree(model: PreTrainedModel | PeftModel) -> float:
@@ -165,29 +167,38 @@ def tree_inputs(model: PreTrainedModel | PeftModel, rows: Sequence[PackedRow]) -
 _obstacle: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
-def can_branch(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether the model's decoder can work on rows that branch. Found out once per model; a warning says why not."""
+# Models whose obstacle was told.
+_warned: WeakSet[nn.Module] = WeakSet()
+
+
+def can_branch(model: PreTrainedModel | PeftModel, *, warn: bool = True) -> bool:
+    """Whether the model's decoder can work on rows that branch. Found out once per model.
+
+    warn: say once why not, where that costs what the user may count on
+    """
     if model not in _obstacle:
         with evaluation_mode(model), torch.no_grad():  # dropout would make two forwards differ
             _obstacle[model] = _find_obstacle(model)
-        if _obstacle[model] is not None:
-            warnings.warn(
-                f"prefixes that items share are computed once for each item: {_obstacle[model]}", stacklevel=2
-            )
-    return _obstacle[model] is None
+    obstacle = _obstacle[model]
+    if obstacle is not None and warn and model not in _warned:
+        _warned.add(model)
+        warnings.warn(f"prefixes that items share are computed once for each item: {obstacle}", stacklevel=2)
+    return obstacle is None
 
 
 def _find_obstacle(model: PreTrainedModel | PeftModel) -> str | None:
     implementation = model.config.get_text_config()._attn_implementation
     if implementation not in ("sdpa", "eager"):
         return f"attn_implementation={implementation!r} takes no mask of its own; sdpa and eager do"
-    if not takes_position_ids(model):
-        return f"{model.config.model_type} models take no position ids"
-    if causal_head(model) is None:
-        return "its own forward computes the logits"
     try:
+        if not takes_position_ids(model):
+            return f"{model.config.model_type} models take no position ids"
+        if causal_head(model) is None:
+            return "its own forward computes the logits"
         deviation = _deviation(model)
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:  # what a decoder may make of such a mask
+    except (
+        Exception
+    ) as error:  # a decoder may make anything of such a mask, and all of it means that it does not take it
         reason = str(error).partition("\n")[0]
         return f"{model.config.model_type} models do not take a mask for each pair of tokens ({reason})"
     # In exact arithmetic 0, or about 1 if tokens see a branch that is not theirs.

@@ -60,7 +60,6 @@ from ._common import (
     weights_dtype,
     write_atomic,
 )
-from .annotation import ANSWER_TEMPLATE
 from .arguments import training_arguments
 from .callbacks import ValidationCallback, status
 from .columns import Row
@@ -72,6 +71,7 @@ from .report import cost_table, write_run_report
 from .trainer import SpiralThinkerTrainer, Stage
 
 TRAINED = "trained.json"
+LOOKED_AT = 20  # problems of a benchmark, to see whether a grader finds their answers
 
 
 @dataclass(frozen=True)
@@ -206,16 +206,17 @@ class Run:
         self._check_answers_are_found()
 
     def _check_answers_are_found(self) -> None:
-        """SettingsError where even the right answer, written as the model is taught to, would be graded as wrong."""
-        annotation = self.parts[0].settings.annotation
+        """SettingsError where even right answers, written as the model is taught to, would all be graded as wrong."""
+        annotation, grader = self.parts[0].settings.annotation, self.settings.evaluation.grader
         for benchmark in (self.validation, *self.benchmarks):
             if benchmark is None:
                 continue
-            taught = annotation.answer_text(benchmark.problems[0])
-            if not grade(benchmark.problems[0], taught, grader=self.settings.evaluation.grader).correct:
+            problems = benchmark.problems[:LOOKED_AT]
+            if not any(grade(problem, annotation.answer_text(problem), grader=grader).correct for problem in problems):
                 raise SettingsError(
                     f"method.answer_template = {annotation.answer_template!r}: no right answer to {benchmark.name} "
-                    f"would be found in what the model is taught to write, {taught!r}; {ANSWER_TEMPLATE!r} is found"
+                    f"would be found in what the model is taught to write, {annotation.answer_text(problems[0])!r}; "
+                    r"graders look for \boxed{...}"
                 )
 
     def _check_folder(self) -> None:
