@@ -231,3 +231,18 @@ def test_every_exported_name_exists(name):
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="no_such_name"):
         package.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_name_taken_from_the_base_is_there(name):
+    """Names of `_common` are loaded on first use, which neither an import nor the type checker tries."""
+    taken = {
+        alias.name
+        for path in SOURCES[name].rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "_common" and node.level
+        for alias in node.names
+    }
+    assert taken
+    common = importlib.import_module(f"{name}._common")
+    assert not [each for each in sorted(taken) if not hasattr(common, each)]

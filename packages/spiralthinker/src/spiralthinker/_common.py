@@ -71,6 +71,7 @@ _LAZY = {
     "hold_out": "training.problems:hold_out",
     "join": "distributed.join:join",
     "load_policy": "models.load:load_policy",
+    "load_benchmark": "benchmarks:load_benchmark",
     "load_evaluations": "training.problems:load_evaluations",
     "load_problems": "training.problems:load_problems",
     "load_settings": "training.settings:load_settings",
@@ -102,6 +103,7 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
+    from thinker_common.benchmarks import load_benchmark as load_benchmark
     from thinker_common.benchmarks.problem import LoadedBenchmark as LoadedBenchmark
     from thinker_common.benchmarks.problem import Problem as Problem
     from thinker_common.distributed import memory as memory
