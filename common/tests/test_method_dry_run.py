@@ -27,8 +27,8 @@ PLANS = {
         [16, 16],
     ),
     "tinythinker": (
-        ["phase 1: 452 steps of 32 rows", "tokens: 195 the longest row", "phase 2: 2 iterations"],
-        [32, 16],
+        ["phase 1: 750 steps of 16 rows", "tokens: 195 the longest row", "phase 2: 2 iterations"],
+        [16, 16],
     ),
 }
 SIZES = {"MiB": 2**20, "GiB": 2**30}
