@@ -196,9 +196,7 @@ def _find_obstacle(model: PreTrainedModel | PeftModel) -> str | None:
         if causal_head(model) is None:
             return "its own forward computes the logits"
         deviation = _deviation(model)
-    except (
-        Exception
-    ) as error:  # a decoder may make anything of such a mask, and all of it means that it does not take it
+    except Exception as error:  # whatever a decoder makes of such a mask: it does not take it
         reason = str(error).partition("\n")[0]
         return f"{model.config.model_type} models do not take a mask for each pair of tokens ({reason})"
     # In exact arithmetic 0, or about 1 if tokens see a branch that is not theirs.
