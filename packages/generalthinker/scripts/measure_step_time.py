@@ -10,6 +10,7 @@ alternate in one process; the first step of each is not counted, and is cut to `
 step of each, the ratio of the medians and the range of the ratios of neighbouring steps, with and without generation.
 
 `--grpo-head completions` compares with a GRPO step whose output head runs on response tokens alone, as ours does.
+`--vocabulary` gives the model more entries than its tokenizer has, to show how a step grows with them.
 `--profile` runs GeneralThinker alone and prints where the seconds of a step go.
 """
 
@@ -139,6 +140,16 @@ def with_box(trainer: GRPOTrainer, timed: Timed, warm_up: int) -> None:
     trainer._generate_single_turn = generate
 
 
+def policy(arguments: argparse.Namespace) -> Any:
+    """The model, with rows for `--vocabulary` entries in its input embedding and output head."""
+    model = load_policy(arguments.model)
+    if arguments.vocabulary is not None:
+        if arguments.vocabulary < model.config.vocab_size:
+            raise SystemExit(f"--vocabulary: the model has {model.config.vocab_size} entries already; give more")
+        model.resize_token_embeddings(arguments.vocabulary)
+    return model
+
+
 def problems(tokenizer: Any, count: int, prompt_tokens: int, template: str) -> list[Problem]:
     """Questions whose rendered prompts have exactly `prompt_tokens` tokens, as far as single words allow."""
     rng = random.Random(0)
@@ -189,9 +200,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         prompt_ids = [render_prompt(tokenizer, row["prompt"]) for row in rows]
         texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt_ids]
         assert tokenizer(texts)["input_ids"] == prompt_ids, "both trainers see the same prompts"
-        ours = GeneralThinkerTrainer(load_policy(arguments.model), config("ours"), method, rows, tokenizer)
+        ours = GeneralThinkerTrainer(policy(arguments), config("ours"), method, rows, tokenizer)
         theirs = (CompletionsHead if arguments.grpo_head == "completions" else GRPOTrainer)(
-            load_policy(arguments.model),
+            policy(arguments),
             constant,
             config("theirs"),
             Dataset.from_dict({"prompt": texts}),
@@ -252,6 +263,7 @@ if __name__ == "__main__":
     parser.add_argument("--prompt-tokens", type=int, default=100)
     parser.add_argument("--response-tokens", type=int, default=128)
     parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--vocabulary", type=int, help="entries of the model's vocabulary (default: its own)")
     parser.add_argument("--prompts", type=int, default=1, help="prompts a step")
     parser.add_argument("--steps", type=int, default=5, help="counted steps of each trainer")
     parser.add_argument("--beta", type=float, default=0.001)
