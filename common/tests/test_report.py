@@ -174,6 +174,12 @@ def test_curves_without_a_finite_point_are_drawn_empty():
     assert page.count("<svg") == 2 and page.count(", last <b>none</b>") == 2
 
 
+def test_the_axis_of_a_curve_of_zeros_begins_at_zero():
+    page = render_report("Run", "", [Curves("c", {"share": [(0, 0), (9, 0)]})])
+    ticks = re.findall(r"<text[^>]*>([^<]*)</text>", page)
+    assert {"0.0", "1.0"} <= set(ticks) and not any(tick.startswith(("-", "\N{MINUS SIGN}")) for tick in ticks)
+
+
 def test_mathematical_signs_in_labels_are_text():
     page = render_report("Run", "", [Curves("c", {"a": [(0, 1)]}, x_label="$unclosed", y_label=r"$\frac$ & <b>")])
     assert "$unclosed" in page and r"$\frac$ &amp; &lt;b&gt;" in page

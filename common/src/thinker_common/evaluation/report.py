@@ -339,5 +339,7 @@ def _draw(axes: Axes, section: Curves) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    if not any(y for points in section.series.values() for _, y in points):
+        axes.set_ylim(0, 1)  # the default axis reaches around the zeros, to shares below them that cannot be
     xs = [x for points in section.series.values() for x, _ in points]
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=all(float(x).is_integer() for x in xs)))
