@@ -36,7 +36,7 @@ from transformers import (
 )
 from transformers.models.gemma2 import modeling_gemma2
 
-from thinker_common.likelihood import scorer as scorer_module
+from thinker_common.likelihood import continuations
 from thinker_common.likelihood.prefix_tree import PackedRow, can_branch, pack, tree_inputs
 from thinker_common.likelihood.scorer import AnswerScorer, ScoringItem
 
@@ -195,7 +195,7 @@ GROUPED = [
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_scores_are_the_same_with_sharing_off(models, tokenizer, name, monkeypatch):
     shared = AnswerScorer(models[name], tokenizer).score(GROUPED)
-    monkeypatch.setattr(scorer_module, "widest_tree", lambda model: 0)
+    monkeypatch.setattr(continuations, "widest_tree", lambda model: 0)
     for one, other in zip(AnswerScorer(models[name], tokenizer).score(GROUPED), shared, strict=True):
         assert one.token_logprobs == pytest.approx(other.token_logprobs, abs=1e-10)
 

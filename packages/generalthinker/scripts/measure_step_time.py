@@ -90,6 +90,7 @@ class Profile:
 
     PARTS = (
         ("scoring", "_score_answers"),
+        ("scoring", "_score_answers_and_responses"),
         ("reference", "_reference_logprobs"),
         ("conditioned", "_response_logprobs"),
         ("rollout", "_generate_and_score_completions"),
@@ -117,8 +118,8 @@ class Profile:
 
     def parts(self, step: float, sampling: float) -> dict[str, float]:
         """Seconds by part of a step of `step` seconds; `update` is what lies outside of the rollout."""
-        named = {"generation": sampling, **{part: self.seconds[part] for part in ("scoring", "conditioned")}}
-        named["reference"] = self.seconds["reference"]
+        named = {"generation": sampling}
+        named |= {part: self.seconds.get(part, 0.0) for part in ("scoring", "conditioned", "reference")}
         other = self.seconds["rollout"] - sum(named.values())
         return {**named, "other rollout work": other, "update": step - self.seconds["rollout"]}
 

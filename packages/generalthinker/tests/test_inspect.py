@@ -65,7 +65,7 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def models() -> tuple[Any, Any]:
     """(policy, reference)"""
-    return load_policy("embedded"), disturbed(load_policy("embedded"), 1)
+    return load_policy("embedded").double(), disturbed(load_policy("embedded"), 1).double()
 
 
 @pytest.fixture
@@ -113,14 +113,14 @@ def test_the_numbers_are_those_of_the_trainer(
     settings.generation.temperature = temperature
     rows = training_rows([PROBLEM], settings.method, seed=0)
     trainer = GeneralThinkerTrainer(
-        model=load_policy("embedded"),
+        model=load_policy("embedded").double(),
         args=training_arguments(settings, tmp_path),
         method=settings.method,
         train_dataset=rows,
         processing_class=tokenizer,
         problems=graded_problems([PROBLEM], rows),
     )
-    disturbed(trainer.ref_model, 1)
+    disturbed(trainer.ref_model, 1).double()
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in RESPONSES]
     replayed = (
         [trainer._tokenize_prompts([rows[0]["prompt"]])[0][0]] * len(ids),
@@ -141,7 +141,7 @@ def test_the_numbers_are_those_of_the_trainer(
         size = len(response.tokens)
         assert size == len(ids[row]) - (END in RESPONSES[row])
         advantages = torch.tensor([token.advantage for token in response.tokens])
-        torch.testing.assert_close(advantages, batch["advantages"][row, :size], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(advantages, batch["advantages"][row, :size], rtol=1e-4, atol=1e-5, check_dtype=False)
         assert [token.covered for token in response.tokens] == batch["tool_mask"][row, :size].bool().tolist()
         if trainer.last_credit:
             weights = torch.tensor(trainer.last_credit[row][1][:size])

@@ -15,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 from generalthinker.arguments import training_arguments
 from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import graded_problems, training_rows
+from generalthinker.rollout import whole_mask
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.evaluation.grading import grade
@@ -266,8 +267,9 @@ def test_the_current_policy_as_base(make_trainer: Callable[..., GeneralThinkerTr
     trainer._generate_and_score_completions(rows)
     rollout = trainer._sample(rows)
     with torch.no_grad():
-        conditioned = trainer._response_logprobs(trainer.model, trainer._conditioned(rollout, rows))
-        current = trainer._response_logprobs(trainer.model, rollout)
+        everything_BT = whole_mask(rollout)
+        conditioned = trainer._response_logprobs(trainer.model, trainer._conditioned(rollout, rows), everything_BT)
+        current = trainer._response_logprobs(trainer.model, rollout, everything_BT)
     lengths = [split.reasoning_length for split in rollout.splits]
     expected = torch.cat([(conditioned - current)[i, : lengths[i]] for i in (0, 1, 4, 5, 7)])
     assert trainer._metrics["train"]["credit/log_ratio_mean"][0] == pytest.approx(expected.mean().item(), abs=1e-6)

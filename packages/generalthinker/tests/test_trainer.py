@@ -13,7 +13,7 @@ from generalthinker.arguments import planned_steps, training_arguments
 from generalthinker.callbacks import status
 from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
-from generalthinker.rollout import Rollout
+from generalthinker.rollout import Rollout, loss_mask, reasoning_mask, whole_mask
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.errors import UserError
@@ -301,7 +301,8 @@ def test_gradient_does_not_depend_on_accumulation(make_trainer: Callable[..., Ge
             part = {name: value[start : start + size] if value.dim() else value for name, value in batch.items()}
             trainer._compute_loss(trainer.model, part).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
-    assert (gradients[0] - gradients[1]).norm() <= 1e-10 * gradients[0].norm()
+    # The norms of this model are float32 whatever its weights are, and sum the gradients of a prompt that rows share.
+    assert (gradients[0] - gradients[1]).norm() <= 1e-6 * gradients[0].norm()
     assert gradients[0].norm() > 0
 
 
@@ -353,13 +354,14 @@ def test_lora_trains_the_adapter_against_the_base_model(
     rollout = make_trainer(dtype=torch.float32)._sample(rollout_rows(trainer.train_dataset))
     assert trainer.ref_model is None
     with torch.no_grad():
-        untouched = trainer._response_logprobs(trainer.model, rollout)
+        everything_BT = whole_mask(rollout)
+        untouched = trainer._response_logprobs(trainer.model, rollout, everything_BT)
         for name, parameter in trainer.model.named_parameters():
             if "lora_B.default" in name:
                 parameter += 0.05
-        reference = trainer._reference_logprobs(trainer.model, rollout)
+        reference = trainer._reference_logprobs(trainer.model, rollout, everything_BT)
         torch.testing.assert_close(reference, untouched, rtol=0, atol=1e-5)
-        assert (trainer._response_logprobs(trainer.model, rollout) - reference).abs().max() > 1e-3
+        assert (trainer._response_logprobs(trainer.model, rollout, everything_BT) - reference).abs().max() > 1e-3
 
 
 def test_the_exported_folder_is_the_trained_adapter(tmp_path: Path) -> None:
@@ -421,17 +423,61 @@ def test_passes_without_gradient_hold_little_padding(
 ) -> None:
     """Long prompts with short responses and the reverse: at most a tenth of a pass is padding."""
     trainer = make_trainer()
-    word = trainer.processing_class("a", add_special_tokens=False)["input_ids"][0]
     lengths = [(150, 10), (10, 150), (80, 85), (30, 120), (120, 40), (20, 20), (60, 5), (5, 60), (100, 90), (90, 100)]
-    rollout = Rollout([[word] * p for p, _ in lengths], [[word] * r for _, r in lengths], [], [])
+    random = torch.Generator().manual_seed(0)
+    rollout = Rollout(
+        *([torch.randint(3, 900, (part[i],), generator=random).tolist() for part in lengths] for i in (0, 1)), [], []
+    )
     padded: list[int] = []
     embeddings = trainer.model.get_input_embeddings()
     embeddings.register_forward_pre_hook(lambda _, arguments: padded.append(arguments[0].numel()))
     with torch.no_grad():
-        logprobs_BT = trainer._response_logprobs(trainer.model, rollout)
-    real = sum(map(sum, lengths))
+        logprobs_BT = trainer._response_logprobs(trainer.model, rollout, whole_mask(rollout))
+    real = sum(prompt + response - 1 for prompt, response in lengths)  # nothing is predicted from a last token
     assert real <= sum(padded) <= real / 0.9
-    for row, (prompt, response) in enumerate(lengths):
-        alone = full_logprobs(trainer.model, [word] * prompt, [word] * response)
+    for row, (_, response) in enumerate(lengths):
+        alone = full_logprobs(trainer.model, rollout.prompts[row], rollout.responses[row])
         torch.testing.assert_close(logprobs_BT[row, :response].double(), alone, rtol=0, atol=1e-5)
         assert (logprobs_BT[row, response:] == 0).all()
+
+
+@pytest.mark.parametrize("method", [{}, {"credit_base": "current"}, {"credit": "none"}])
+def test_what_a_group_shares_is_read_once(
+    make_trainer: Callable[..., GeneralThinkerTrainer], method: dict[str, Any]
+) -> None:
+    """x, x+ and, where the policy is read without the answer, the reasoning that the reward was scored behind."""
+    trainer = make_trainer(**method)
+    rows = rollout_rows(trainer.train_dataset)
+    trainer._generate_and_score_completions(rows)  # verifies the models, once
+    rollout = trainer._sample(rows)
+    read: dict[str, list[int]] = {"policy": [], "reference": []}
+    for name, model in (("policy", trainer.model), ("reference", trainer.ref_model)):
+        embeddings = model.get_input_embeddings()
+        embeddings.register_forward_pre_hook(lambda _, given, name=name: read[name].append(given[0].numel()))
+    trainer._generate_and_score_completions(rows)
+
+    def positions(sequences: list[list[int]]) -> int:
+        return len({tuple(ids[:end]) for ids in sequences for end in range(1, len(ids) + 1)})
+
+    def wanted(of: Rollout, mask_BT: torch.Tensor) -> list[list[int]]:
+        lengths = mask_BT.sum(dim=1).tolist()
+        return [
+            [*prompt, *response[: length - 1]]
+            for prompt, response, length in zip(of.prompts, of.responses, lengths, strict=True)
+            if length
+        ]
+
+    items = [item for item in trainer._scoring_items(rollout, rows) if item is not None]
+    scored = [[*row.scored.context_ids, *row.scored.ids[:-1]] for row in trainer.scorer._rows(items)]
+    reasoning_BT = reasoning_mask(rollout)
+    needed = positions(scored)
+    if method.get("credit_base") == "current":
+        needed = positions(scored + wanted(rollout, reasoning_BT))
+    if method.get("credit") != "none":
+        needed += positions(wanted(trainer._conditioned(rollout, rows), reasoning_BT))
+    apart = sum(map(len, scored)) + sum(map(len, wanted(trainer._conditioned(rollout, rows), reasoning_BT)))
+    assert needed <= sum(read["policy"]) <= 1.1 * needed
+    if method == {}:
+        assert sum(read["policy"]) < 0.65 * apart
+    covered = positions(wanted(rollout, loss_mask(rollout, trainer.method.malformed)))
+    assert covered <= sum(read["reference"]) <= 1.1 * covered

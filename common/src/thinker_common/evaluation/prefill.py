@@ -37,8 +37,7 @@ def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache |
     """
     known = {index: prompt[:-1] for index, prompt in enumerate(prompts)}
     config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None) or WIDEST  # some masks are cut out of a square of it
-    room = min(WIDEST, positions, widest_tree(model))
+    room = min(WIDEST, widest_tree(model))
     rows = pack(known, widest=room, attention_span=attention_span(model))
     widest, longest = max(len(row.ids) for row in rows), max(map(len, known.values()))
     if widest > room:  # a prompt by itself, which may be beyond a window

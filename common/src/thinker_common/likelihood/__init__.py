@@ -3,6 +3,7 @@
 - `logprobs`: the log-probability of every token under a causal language model, without full logits
 - `boundary`: where the answer in a response begins, and its tokens in that place
 - `batching`: batches of similar lengths under a token budget
+- `continuations`: the log-probabilities of given tokens behind given contexts, what these share read once
 - `scorer`: the log-probability of given answers after given reasoning, in batches
 """
 
@@ -13,8 +14,10 @@ _HOME = {
     "AnswerScore": "scorer",
     "AnswerScorer": "scorer",
     "BoxSplit": "boundary",
+    "Continuation": "continuations",
     "EncodedAnswer": "boundary",
     "ScoringItem": "scorer",
+    "continuation_logprobs": "continuations",
     "encode_answer": "boundary",
     "split_response": "boundary",
     "token_budget_batches": "batching",

@@ -32,7 +32,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .batching import token_budget_batches
 from .head import Head, OutputHead, agrees, described_head, in_one_call
 
 if TYPE_CHECKING:
@@ -138,75 +137,6 @@ def token_logprobs(
     return (found[0], found[1]) if with_entropy else found[0]
 
 
-def ragged_token_logprobs(
-    model: PreTrainedModel | PeftModel,
-    input_ids_BT: Tensor,
-    attention_mask_BT: Tensor,
-    *,
-    keep: int,
-    wanted_BK: Tensor,
-    max_padding: float,
-    temperature: float = 1.0,
-    entropy_grad: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """`token_logprobs` with entropies of rows of very different lengths, in several forward passes with little padding.
-
-    Args:
-        wanted_BK: True where the log-probability is asked for.
-        max_padding: share of a forward pass that may be padding, see `token_budget_batches`.
-
-    Returns:
-        (logprobs_BK, entropies_BK), 0 where nothing is wanted. Where nothing is wanted at all they are zeros that still
-        depend on the parameters, so that a backward pass finds a graph.
-    """
-    if not wanted_BK.any():
-        logprobs_BK, entropies_BK = token_logprobs(
-            model,
-            input_ids_BT,
-            attention_mask_BT,
-            keep=keep,
-            wanted_BK=wanted_BK,
-            with_entropy=True,
-            entropy_grad=entropy_grad,
-        )
-        return logprobs_BK, entropies_BK
-    width = input_ids_BT.shape[1]
-    starts_B = attention_mask_BT.argmax(dim=1)  # of the real tokens, which are contiguous
-    lengths_B = attention_mask_BT.sum(dim=1)
-    logprobs_BT: Tensor | None = None
-    entropies_BT: Tensor | None = None
-    wanted_BT = torch.nn.functional.pad(wanted_BK, (width - keep, 0))
-    for rows in token_budget_batches(lengths_B.tolist(), input_ids_BT.numel(), max_padding=max_padding):
-        at = torch.tensor(rows, device=input_ids_BT.device)
-        longest = int(lengths_B[at].max())
-        columns_L = torch.arange(longest, device=input_ids_BT.device)
-        # Each row's real tokens moved to the left; what is beyond their end is masked.
-        columns_RL = (starts_B[at, None] + columns_L).clamp(max=width - 1)
-        real_RL = columns_L < lengths_B[at, None]
-        wanted_RL = wanted_BT[at].gather(1, columns_RL) & real_RL
-        if not wanted_RL.any():
-            continue
-        first = int(wanted_RL.any(dim=0).int().argmax())
-        logprobs, entropies = token_logprobs(
-            model,
-            input_ids_BT[at].gather(1, columns_RL),
-            real_RL.long(),
-            keep=longest - max(first, 1),
-            wanted_BK=wanted_RL[:, max(first, 1) :],
-            temperature=temperature,
-            with_entropy=True,
-            entropy_grad=entropy_grad,
-        )
-        if logprobs_BT is None or entropies_BT is None:
-            logprobs_BT, entropies_BT = (logprobs.new_zeros(input_ids_BT.shape) for _ in range(2))
-        target_R, target_L = (wanted_RL[:, max(first, 1) :]).nonzero(as_tuple=True)
-        index = (at[target_R], columns_RL[:, max(first, 1) :][target_R, target_L])
-        logprobs_BT = logprobs_BT.index_put(index, logprobs[target_R, target_L])
-        entropies_BT = entropies_BT.index_put(index, entropies[target_R, target_L])
-    assert logprobs_BT is not None and entropies_BT is not None
-    return logprobs_BT[:, -keep:], entropies_BT[:, -keep:]
-
-
 def predicting_states(model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any], first: int) -> tuple[Tensor, Head]:
     """The last hidden states of the columns from `first` on, and the function from such states to logits.
 
@@ -235,12 +165,21 @@ def causal_head(model: PreTrainedModel | PeftModel) -> OutputHead | None:
     )
 
 
-def log_softmax(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities over the vocabulary, summed in float32 at least."""
+def log_softmax(logits_NV: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Log-probabilities over the vocabulary, summed in float32 at least. temperature: one, or (N, 1)."""
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    if temperature != 1.0:
+    if isinstance(temperature, Tensor):
+        logits_NV = logits_NV / temperature.to(logits_NV)
+    elif temperature != 1.0:
         logits_NV = logits_NV / temperature
     return logits_NV.log_softmax(dim=-1)
+
+
+def entropy(logprobs_NV: Tensor, grad: bool) -> Tensor:
+    """Entropies (N,) in nats. grad: let gradients flow through them."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and grad):
+        # entr(p) = -p log p is 0 at p = 0, where the product of the two factors would be NaN.
+        return torch.special.entr(logprobs_NV.exp()).sum(-1)
 
 
 @contextmanager
@@ -268,9 +207,7 @@ def _chunk_logprobs(
     logprobs_C = logprobs_CV.gather(-1, targets_C[:, None]).squeeze(-1)
     if not with_entropy:
         return (logprobs_C,)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_grad):
-        # entr(p) = -p log p is 0 at p = 0, where the product of the two factors would be NaN.
-        return logprobs_C, torch.special.entr(logprobs_CV.exp()).sum(-1)
+    return logprobs_C, entropy(logprobs_CV, entropy_grad)
 
 
 def causal_inputs(

@@ -123,15 +123,22 @@ def attention_span(model: PreTrainedModel | PeftModel) -> float:
 
 
 def widest_tree(model: PreTrainedModel | PeftModel) -> float:
-    """How many columns a row that branches may have: the smallest window of the model's layers.
+    """How many columns a row that branches may have: the smallest window of the model's layers, or its positions.
 
     Inside a window the tree mask is all there is; beyond it, a layer would have to know how far apart two tokens are in
-    their own sequence, which a column does not tell.
+    their own sequence, which a column does not tell. Some models cut their own mask out of a square of as many columns
+    as they have positions.
     """
     config = model.config.get_text_config()
     windows = (
         getattr(config, name, None)
-        for name in ("sliding_window", "attention_chunk_size", "window_size", "attention_window_size")
+        for name in (
+            "sliding_window",
+            "attention_chunk_size",
+            "window_size",
+            "attention_window_size",
+            "max_position_embeddings",
+        )
     )
     return min((window for window in windows if isinstance(window, int)), default=math.inf)
 

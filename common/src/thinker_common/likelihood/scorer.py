@@ -16,15 +16,15 @@ How the suffix, what closes the answer, counts is the setting `closing`:
   one, and the probabilities of several answers can sum to more than 1.
 
 What the items share is computed once, found by their token ids alone: equal prompts, equal beginnings of responses,
-several answers after one reasoning (`prefix_tree.py`). Under an encoder-decoder model the prompt goes to the encoder,
+several answers after one reasoning (`continuations.py`). Under an encoder-decoder model the prompt goes to the encoder,
 once for all items that have it, and the reasoning and the answer to the decoder.
 
-Shape legend: B rows, T columns, K columns from the first that predicts something, S scored tokens of a batch, D hidden
-size.
+Shape legend: B rows, K columns from the first that predicts something, S scored tokens of a batch, D hidden size.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from bisect import bisect_left
@@ -38,18 +38,16 @@ from torch import Tensor
 
 from .batching import token_budget_batches
 from .boundary import encode_answer, encode_mid_text, encode_output_start, encode_start
+from .continuations import MAX_PADDING, Continuation, Measured, measured, padded, targets_of
 from .encoder_decoder import decoder_states, encode_prompts
-from .logprobs import causal_inputs, evaluation_mode, predicting_states
-from .prefix_tree import PackedRow, attention_span, can_branch, pack, tree_inputs, widest_tree
-from .targets import Targets
+from .logprobs import evaluation_mode
+from .prefix_tree import pack
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Closing = Literal["prefix_mass", "token", "none"]
-
-MAX_PADDING = 0.05  # share of a batch; it is computed like any other token, and batches need not be large to be fast
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +103,11 @@ class _Row:
     """One item in tokens.
 
     prompt_ids: what the encoder reads; empty for a causal model.
-    context_ids: what the decoder reads before the scored tokens.
-    closing_ids: the tokens that count as the last scored one; None if only that itself does.
+    scored: what the decoder reads before the scored tokens, and these.
     """
 
     prompt_ids: tuple[int, ...]
-    context_ids: list[int]
-    scored_ids: tuple[int, ...]
-    closing_ids: tuple[int, ...] | None
-
-    @property
-    def read_ids(self) -> list[int]:
-        """What the decoder reads: nothing is predicted from the last scored token."""
-        return [*self.context_ids, *self.scored_ids[:-1]]
+    scored: Continuation
 
 
 class AnswerScorer:
@@ -160,14 +150,40 @@ class AnswerScorer:
             ValueError: an item without context or without scored tokens, or one longer than the model's positions; the
                 message names its index. Nothing is ever cut to fit.
         """
+        return self.score_beside(items, [])[0]
+
+    @torch.no_grad()
+    def score_beside(
+        self, items: Sequence[ScoringItem], others: Sequence[Continuation], *, with_entropy: bool = False
+    ) -> tuple[list[AnswerScore], list[Tensor], list[Tensor]]:
+        """`score`, and in the same passes the log-probabilities and entropies of other tokens under a causal model.
+
+        What an item and a continuation begin with alike, such as an answer behind a part of a response and the response
+        itself, is read once.
+
+        Returns:
+            (scores, logprobs, entropies): of the items, and of the continuations, each in their order. Without
+            `with_entropy` there are no entropies.
+
+        Raises:
+            ValueError: as `score`.
+        """
         rows = self._rows(items)
-        scores: dict[int, AnswerScore] = {}
+        logprobs: dict[int, Tensor] = {}
+        entropies: dict[int, Tensor] = {}
         with evaluation_mode(self._model):
-            for batch, logprobs_S in self._batches(rows):
-                per_item = logprobs_S.cpu().split([len(rows[i].scored_ids) for i in batch])
-                for i, logprobs in zip(batch, per_item, strict=True):
-                    scores[i] = AnswerScore(rows[i].scored_ids, tuple(logprobs.tolist()))
-        return [scores[i] for i in range(len(rows))]
+            for found in self._measured(rows, others, with_entropy=with_entropy):
+                logprobs.update(zip(found.indices, found.logprobs_S.split(found.lengths), strict=True))
+                if found.entropies_S is not None:
+                    entropies.update(zip(found.indices, found.entropies_S.split(found.lengths), strict=True))
+        values = torch.cat([logprobs[i] for i in range(len(rows))]).tolist() if rows else []  # from the device at once
+        ends = list(itertools.accumulate(len(row.scored.ids) for row in rows))
+        scores = [
+            AnswerScore(tuple(row.scored.ids), tuple(values[end - len(row.scored.ids) : end]))
+            for row, end in zip(rows, ends, strict=True)
+        ]
+        of_others = range(len(rows), len(rows) + len(others))
+        return scores, [logprobs[i] for i in of_others], [entropies[i] for i in of_others] if with_entropy else []
 
     def logprobs(self, items: Sequence[ScoringItem], *, one_pass: bool = False) -> list[Tensor]:
         """For each item, in their order, the log-probabilities of its scored tokens, for training.
@@ -184,8 +200,8 @@ class AnswerScorer:
         """
         rows = self._rows(items)
         logprobs: dict[int, Tensor] = {}
-        for batch, logprobs_S in self._batches(rows, one_pass=one_pass):
-            logprobs.update(zip(batch, logprobs_S.split([len(rows[i].scored_ids) for i in batch]), strict=True))
+        for found in self._measured(rows, one_pass=one_pass):
+            logprobs.update(zip(found.indices, found.logprobs_S.split(found.lengths), strict=True))
         return [logprobs[i] for i in range(len(rows))]
 
     # --------------------------------------------------------------------------------------------- from items to tokens
@@ -223,12 +239,12 @@ class AnswerScorer:
             context_ids = [self._model.config.decoder_start_token_id, *reasoning_ids]
             self._check_length(len(prompt_ids))
             self._check_length(len(context_ids) + len(scored_ids))
-            return _Row(tuple(prompt_ids), context_ids, scored_ids, closing_ids)
+            return _Row(tuple(prompt_ids), Continuation(context_ids, scored_ids, closing_ids))
         context_ids = [*prompt_ids, *reasoning_ids]
         if not context_ids:
             raise ValueError("nothing comes before the answer, so nothing predicts its first token")
         self._check_length(len(context_ids) + len(scored_ids))
-        return _Row((), context_ids, scored_ids, closing_ids)
+        return _Row((), Continuation(context_ids, scored_ids, closing_ids))
 
     def _encode_answer(self, item: ScoringItem, *, at_start: bool) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """The scored ids, and those that count as the last of them if not only that itself does."""
@@ -263,43 +279,31 @@ class AnswerScorer:
 
     # ------------------------------------------------------------------------------------- from tokens to probabilities
 
-    def _batches(self, rows: list[_Row], *, one_pass: bool = False) -> Iterator[tuple[list[int], Tensor]]:
-        """Batches of items, by their indices, with the log-probabilities of their scored tokens, one after another."""
+    def _measured(
+        self,
+        rows: Sequence[_Row],
+        others: Sequence[Continuation] = (),
+        *,
+        one_pass: bool = False,
+        with_entropy: bool = False,
+    ) -> Iterator[Measured]:
+        """The scored tokens of the rows, then those of the others by indices that go on."""
         if self._model.config.is_encoder_decoder:
-            assert not one_pass, "the encoder and the decoder have batches of their own"
+            assert not others and not one_pass, "the encoder and the decoder have batches of their own"
             yield from self._encoder_decoder_batches(rows)
-            return
-        in_one = [pack({i: row.read_ids for i, row in enumerate(rows)})]
-        for packed in in_one if one_pass else self._uniform_batches(self._pack(rows)):
-            if packed[0].branches:
-                inputs = tree_inputs(self._model, packed)
-            else:
-                # Under causal attention no real token ever sees padding on its right, so that no mask need hide it:
-                # attention without one is faster.
-                ids_BT, _ = _padded([row.ids for row in packed], self._model.device)
-                inputs = causal_inputs(self._model, ids_BT, torch.ones_like(ids_BT))
-            batch, targets = _targets(packed, rows)
-            yield batch, targets.logprobs(*predicting_states(self._model, inputs, targets.first_column))
-
-    def _pack(self, rows: list[_Row]) -> list[PackedRow]:
-        sequences = {i: row.read_ids for i, row in enumerate(rows)}
-        widest = min(self._max_tokens_per_batch, widest_tree(self._model))
-        packed = pack(sequences, widest=widest, attention_span=attention_span(self._model))
-        if any(row.branches for row in packed) and not can_branch(self._model):
-            packed = pack(sequences)
-        return packed
-
-    def _uniform_batches(self, packed: list[PackedRow]) -> Iterator[list[PackedRow]]:
-        """Rows that branch apart from rows that do not, whose attention takes an ordinary mask."""
-        for branches in (True, False):
-            rows = [row for row in packed if row.branches is branches]
-            for batch in self._in_batches([len(row.ids) for row in rows]):
-                yield [rows[i] for i in batch]
+        elif asked := [*(row.scored for row in rows), *others]:
+            yield from measured(
+                self._model,
+                asked,
+                max_tokens_per_batch=self._max_tokens_per_batch,
+                one_pass=one_pass,
+                with_entropy=with_entropy,
+            )
 
     def _in_batches(self, lengths: Sequence[int]) -> list[list[int]]:
         return token_budget_batches(lengths, self._max_tokens_per_batch, max_padding=MAX_PADDING)
 
-    def _encoder_decoder_batches(self, rows: list[_Row]) -> Iterator[tuple[list[int], Tensor]]:
+    def _encoder_decoder_batches(self, rows: Sequence[_Row]) -> Iterator[Measured]:
         """Every distinct prompt is encoded once; the decoder's rows follow it, in batches of their own."""
         items_of: dict[tuple[int, ...], list[int]] = {}
         for i, row in enumerate(rows):
@@ -307,39 +311,20 @@ class AnswerScorer:
         all_prompts = list(items_of)
         for prompt_batch in self._in_batches([len(prompt) for prompt in all_prompts]):
             prompts = [all_prompts[p] for p in prompt_batch]
-            encoded = encode_prompts(self._model, *_padded(prompts, self._model.device))
+            encoded = encode_prompts(self._model, *padded(prompts, self._model.device))
             # Decoders of this kind count positions by columns, so that their rows never branch.
             packed = [
                 (p, row)
                 for p, prompt in enumerate(prompts)
-                for row in pack({i: rows[i].read_ids for i in items_of[prompt]})
+                for row in pack({i: rows[i].scored.read_ids for i in items_of[prompt]})
             ]
             for decoder_batch in self._in_batches([len(prompts[p]) + len(row.ids) for p, row in packed]):
                 prompts_B = torch.tensor([packed[b][0] for b in decoder_batch], device=self._model.device)
                 packed_rows = [packed[b][1] for b in decoder_batch]
-                ids_BT, mask_BT = _padded([row.ids for row in packed_rows], self._model.device)
-                batch, targets = _targets(packed_rows, rows)
+                ids_BT, mask_BT = padded([row.ids for row in packed_rows], self._model.device)
+                indices, targets = targets_of(packed_rows, [row.scored for row in rows])
                 states_BKD, head = decoder_states(
                     self._model, encoded.select(prompts_B), ids_BT, mask_BT, targets.first_column
                 )
-                yield batch, targets.logprobs(states_BKD, head)
-
-
-def _targets(packed: Sequence[PackedRow], rows: Sequence[_Row]) -> tuple[list[int], Targets]:
-    """The items of a batch, and the scored tokens of all of them in that order."""
-    items: list[int] = []
-    targets = Targets()
-    for b, packed_row in enumerate(packed):
-        for i, path in packed_row.paths.items():
-            row = rows[i]
-            targets.add(b, path[len(row.context_ids) - 1 :], row.scored_ids, row.closing_ids)
-            items.append(i)
-    return items, targets
-
-
-def _padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids_BT, mask_BT), padded on the right."""
-    width = max(len(sequence) for sequence in sequences)
-    ids_BT = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences], device=device)
-    mask_BT = torch.tensor([[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences])
-    return ids_BT, mask_BT.to(device)
+                lengths = [len(rows[i].scored.ids) for i in indices]
+                yield Measured(indices, lengths, targets.logprobs(states_BKD, head), None)

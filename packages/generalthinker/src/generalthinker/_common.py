@@ -33,6 +33,7 @@ _LAZY = {
     "BoxSplit": "likelihood.boundary:BoxSplit",
     "COLUMNS": "evaluation.table:COLUMNS",
     "Comparison": "evaluation.comparison:Comparison",
+    "Continuation": "likelihood.continuations:Continuation",
     "Curves": "evaluation.report:Curves",
     "DependableMixin": "training.dependable:DependableMixin",
     "EngineCheck": "training.callbacks:EngineCheck",
@@ -57,6 +58,7 @@ _LAZY = {
     "choose_together": "training.dependable:choose_together",
     "compare": "evaluation.comparison:compare",
     "count_parameters": "models.quantization:count_parameters",
+    "continuation_logprobs": "likelihood.continuations:continuation_logprobs",
     "data_fingerprint": "training.resume:data_fingerprint",
     "encode_answer": "likelihood.boundary:encode_answer",
     "encode_mid_text": "likelihood.boundary:encode_mid_text",
@@ -75,19 +77,17 @@ _LAZY = {
     "load_problems": "training.problems:load_problems",
     "load_settings": "training.settings:load_settings",
     "load_tokenizer": "models.load:load_tokenizer",
+    "masked_logprobs": "likelihood.continuations:masked_logprobs",
     "memory": "distributed.memory",
     "naming_what_to_lower": "distributed.out_of_memory:naming_what_to_lower",
     "parse_yaml": "training.plain_yaml:parse_yaml",
     "progress_bar": "evaluation.progress:progress_bar",
-    "ragged_token_logprobs": "likelihood.logprobs:ragged_token_logprobs",
     "ranks": "distributed.ranks",
     "sections": "training.sections",
     "sentence": "evaluation.table:sentence",
     "split_response": "likelihood.boundary:split_response",
     "terminal_table": "evaluation.table:terminal_table",
     "to_yaml": "training.settings:to_yaml",
-    "token_budget_batches": "likelihood.batching:token_budget_batches",
-    "token_logprobs": "likelihood.logprobs:token_logprobs",
     "trained_weights": "models.adapters:trained_weights",
     "trains_in_bfloat16": "training.engine_arguments:trains_in_bfloat16",
     "weights_dtype": "training.engine_arguments:weights_dtype",
@@ -121,14 +121,14 @@ if TYPE_CHECKING:
     from thinker_common.evaluation.table import cells as cells
     from thinker_common.evaluation.table import sentence as sentence
     from thinker_common.evaluation.table import terminal_table as terminal_table
-    from thinker_common.likelihood.batching import token_budget_batches as token_budget_batches
     from thinker_common.likelihood.boundary import BoxSplit as BoxSplit
     from thinker_common.likelihood.boundary import encode_answer as encode_answer
     from thinker_common.likelihood.boundary import encode_mid_text as encode_mid_text
     from thinker_common.likelihood.boundary import split_response as split_response
+    from thinker_common.likelihood.continuations import Continuation as Continuation
+    from thinker_common.likelihood.continuations import continuation_logprobs as continuation_logprobs
+    from thinker_common.likelihood.continuations import masked_logprobs as masked_logprobs
     from thinker_common.likelihood.forward import call_through as call_through
-    from thinker_common.likelihood.logprobs import ragged_token_logprobs as ragged_token_logprobs
-    from thinker_common.likelihood.logprobs import token_logprobs as token_logprobs
     from thinker_common.likelihood.scorer import AnswerScore as AnswerScore
     from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem

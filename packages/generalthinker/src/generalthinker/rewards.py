@@ -25,7 +25,7 @@ Departures and choices the papers leave open, each a setting:
    standard deviation. `exclude` leaves it out of the group: it counts in neither mean nor deviation, and its advantage
    is 0. Rewards that are no log-likelihood have a natural floor of their own, 0, in the place of -30.
 2. A group whose standard deviation lies under `min_group_std` gets zero advantage, where the division by a tiny
-   deviation would blow up noise. The default 0 changes nothing.
+   deviation would blow up noise. The default 0 changes nothing. VeriFree's second term has no advantage and stays.
 3. Which tokens end the answer counts for `mean_probability` and `probability` as `closing` says, as for the likelihood.
 """
 
@@ -66,6 +66,18 @@ def reward_responses(
     worst = grouped.amin(dim=1, keepdim=True)
     substitute = torch.where(worst.isinf(), torch.full_like(worst, floor), worst - margin)
     return torch.where(grouped.isinf(), substitute, grouped).view(-1)
+
+
+def advantages_of(rewards_B: Tensor, group_size: int, *, reward: Reward, min_group_std: float) -> tuple[Tensor, Tensor]:
+    """Advantages (B,) as the method of this reward takes them, and every group's standard deviation (B / group_size,).
+
+    A group with a deviation under `min_group_std` gets none.
+    """
+    advantages_B, std = group_advantages(rewards_B, group_size, min_group_std=min_group_std)
+    if reward == "probability":
+        advantages_B = leave_one_out_advantages(rewards_B, group_size)
+        advantages_B = advantages_B.masked_fill((std < min_group_std).repeat_interleave(group_size), 0.0)
+    return advantages_B, std
 
 
 def group_advantages(rewards_B: Tensor, group_size: int, *, min_group_std: float) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,7 @@ def reasoning_mask(rollout: Rollout) -> Tensor:
 
 
 def loss_mask(rollout: Rollout, malformed: Malformed) -> Tensor:
-    """1 on the tokens that the loss covers where the reward looks at the reasoning only (B, T).
+    """bool (B, T): the tokens that the loss covers where the reward looks at the reasoning only.
 
     Well-formed responses: y_R, so that the model's own answer gets no loss. Truncated ones: nothing. Otherwise
     malformed ones: every token, since what went wrong lies behind y_R. Under `exclude` malformed ones: nothing.
@@ -67,12 +67,13 @@ def loss_mask(rollout: Rollout, malformed: Malformed) -> Tensor:
             for ok, cut in zip(rollout.well_formed, rollout.truncated, strict=True)
         ]
     )
-    return (reasoning_mask(rollout) | (whole_B.unsqueeze(1) & _response_mask(rollout))).long()
+    return reasoning_mask(rollout) | (whole_B.unsqueeze(1) & whole_mask(rollout))
 
 
 def whole_mask(rollout: Rollout) -> Tensor:
-    """1 on every token of every response (B, T): the loss where the reward looks at the response's own answer."""
-    return _response_mask(rollout).long()
+    """bool (B, T): every token of every response, the loss where the reward looks at the response's own answer."""
+    lengths_B = torch.tensor([len(ids) for ids in rollout.responses])
+    return torch.arange(_width(rollout)) < lengths_B.unsqueeze(1)
 
 
 def sampling_logprobs(rollout: Rollout) -> Tensor:
@@ -122,11 +123,6 @@ def pad(rows: Sequence[TokenIds], side: str, pad_id: int) -> tuple[Tensor, Tenso
     padded = pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side)
     mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True, padding_side=side)
     return padded, mask
-
-
-def _response_mask(rollout: Rollout) -> Tensor:
-    lengths_B = torch.tensor([len(ids) for ids in rollout.responses])
-    return torch.arange(_width(rollout)) < lengths_B.unsqueeze(1)
 
 
 def _width(rollout: Rollout) -> int:

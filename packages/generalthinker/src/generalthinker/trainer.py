@@ -6,7 +6,7 @@ ids and run the head on response tokens only (`_get_per_token_logps_and_entropie
 this package overrides or calls stands in this file; `tests/test_trl_contract.py` names each with its signature.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
 from hashlib import sha256
@@ -36,17 +36,16 @@ from ._common import (
     check_head,
     gathered,
     grade,
+    masked_logprobs,
     naming_what_to_lower,
-    ragged_token_logprobs,
     ranks,
     split_response,
-    token_budget_batches,
-    token_logprobs,
     trained_weights,
 )
 from .arguments import rollout_responses
 from .config import MethodSettings
-from .rewards import group_advantages, leave_one_out_advantages, probability_gain, reward_responses
+from .likelihoods import in_rows, response_logprobs, wanted_continuations
+from .rewards import advantages_of, probability_gain, reward_responses
 from .rollout import (
     Rollout,
     TokenIds,
@@ -58,7 +57,6 @@ from .rollout import (
     whole_mask,
 )
 
-MAX_PADDING = 0.1  # share of a forward pass
 SAMPLING_MODES = ("sequence_mask", "sequence_truncate", "token_mask", "token_truncate")
 
 # B responses of this process's rollout (the G of one prompt stand together), W those of all processes, P prompt tokens
@@ -202,21 +200,29 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         corrected = self.use_vllm and self.vllm_importance_sampling_correction
         needs_old = corrected or not self._on_policy()
 
+        reasoning_BT = reasoning_mask(rollout)
+        covered_BT = (
+            whole_mask(rollout) if self.method.reward == "binary" else loss_mask(rollout, self.method.malformed)
+        )
+        current_BT = entropies_BT = reference_BT = conditioned_BT = None
         with (
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
             gathered(self.model_wrapped) as policy,  # ranks score different numbers of batches
+            self.accelerator.autocast(),
         ):
-            with self.accelerator.autocast():
-                items = self._scoring_items(rollout, inputs)
-                answer_scores = self._score_answers(items)
-                scores_B = self.reward_scores(rollout, inputs, answer_scores)
-            current_BT = entropies_BT = conditioned_BT = None
+            items = self._scoring_items(rollout, inputs)
             if needs_current or needs_old:
-                current_BT, entropies_BT = self._response_logprobs_and_entropies(policy, rollout)
-            reference_BT = self._reference_logprobs(policy, rollout) if self.beta != 0.0 else None
+                answer_scores, current_BT, entropies_BT = self._score_answers_and_responses(
+                    items, rollout, covered_BT if needs_old else reasoning_BT
+                )
+            else:
+                answer_scores = self._score_answers(items)
+            scores_B = self.reward_scores(rollout, inputs, answer_scores)
+            if self.beta != 0.0:
+                reference_BT = self._reference_logprobs(policy, rollout, covered_BT)
             if modulated:
-                conditioned_BT = self._response_logprobs(policy, self._conditioned(rollout, inputs))
+                conditioned_BT = self._response_logprobs(policy, self._conditioned(rollout, inputs), reasoning_BT)
 
         rewards_B, advantages_B = self._advantages(rollout, scores_B, answer_scores)
         batch = self._batch(rollout)
@@ -224,11 +230,10 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             batch["old_per_token_logps"] = current_BT
         if reference_BT is not None:
             batch["ref_per_token_logps"] = reference_BT
-        reasoning_BT = reasoning_mask(rollout).to(advantages_B.device)
-        covered_BT = (
-            whole_mask(rollout) if self.method.reward == "binary" else loss_mask(rollout, self.method.malformed)
-        )
-        batch["tool_mask"] = covered_BT.to(advantages_B.device)  # TRL: tokens of the loss; attention keeps them all
+        reasoning_BT = reasoning_BT.to(advantages_B.device)
+        batch["tool_mask"] = covered_BT.long().to(
+            advantages_B.device
+        )  # TRL: tokens of the loss; attention keeps them all
         if corrected:
             batch |= self._correction(rollout, current_BT, batch["tool_mask"])
         batch["advantages"] = advantages_B.unsqueeze(1) * batch["tool_mask"]
@@ -331,6 +336,26 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             scores = iter(self.scorer.score([item for item in items if item is not None]))
         return [None if item is None else next(scores) for item in items]
 
+    def _score_answers_and_responses(
+        self, items: Sequence[ScoringItem | None], rollout: Rollout, wanted_BT: Tensor
+    ) -> tuple[list[AnswerScore | None], Tensor, Tensor]:
+        """The same, and log-probabilities and entropies (B, T) of the wanted tokens, from one reading of the policy."""
+        with naming_what_to_lower(
+            "scoring the rollout", f"method.max_tokens_per_batch (now {self.method.max_tokens_per_batch})"
+        ):
+            found, logprobs, entropies = self.scorer.score_beside(
+                [item for item in items if item is not None],
+                wanted_continuations(rollout, wanted_BT, self.temperature),
+                with_entropy=True,
+            )
+        scores = iter(found)
+        device = self.accelerator.device
+        return (
+            [None if item is None else next(scores) for item in items],
+            in_rows(logprobs, wanted_BT).to(device),
+            in_rows(entropies, wanted_BT).to(device),
+        )
+
     def reward_scores(
         self, rollout: Rollout, inputs: list[dict[str, Any]], answer_scores: Sequence[AnswerScore | None]
     ) -> Tensor:
@@ -384,9 +409,9 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
                 floor=method.floor,
                 margin=method.malformed_margin,
             )
-        advantages_W, group_std = group_advantages(rewards_W, group_size, min_group_std=method.min_group_std)
-        if method.reward == "probability":
-            advantages_W = leave_one_out_advantages(rewards_W, group_size)
+        advantages_W, group_std = advantages_of(
+            rewards_W, group_size, reward=method.reward, min_group_std=method.min_group_std
+        )
         self._record(
             metrics.rollout_statistics(
                 rewards_W,
@@ -475,34 +500,31 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, None]:
         """Log-probabilities and entropies (B, logits_to_keep) of the last tokens, as TRL's loss asks for them.
 
-        Only those under the loss mask are computed, in passes of rows of similar length; the others are 0.
+        Only those under the loss mask are computed; the others are 0. A prompt is read once for all of its responses.
         """
         assert not compute_aux_loss and all(value is None for value in multimodal.values()), (
             "text models without experts"
         )
 
-        # ZeRO-3 gathers parameters in every forward pass: ranks then need the same number of passes.
-        max_padding = 1.0 if self._sharded() else MAX_PADDING
-
         def compute(
             policy: PreTrainedModel, input_ids_BT: Tensor, attention_mask_BT: Tensor, wanted_BT: Tensor
         ) -> tuple[Tensor, Tensor]:
-            return ragged_token_logprobs(
+            return masked_logprobs(
                 policy,
                 input_ids_BT,
                 attention_mask_BT,
-                keep=logits_to_keep,
-                wanted_BK=wanted_BT,
-                max_padding=max_padding,
+                torch.nn.functional.pad(wanted_BT, (input_ids_BT.shape[1] - logits_to_keep, 0)),
                 temperature=self.temperature,
                 entropy_grad=self._entropy_bonus_enabled,
+                one_pass=self._sharded(),
             )
 
         with self.accelerator.autocast():
             logprobs, entropies = call_through(
                 model, self.accelerator.unwrap_model(model), compute, input_ids, attention_mask, self._loss_tokens
             )
-        return logprobs, entropies if compute_entropy else None, None
+        kept = slice(-logits_to_keep, None)
+        return logprobs[:, kept], entropies[:, kept] if compute_entropy else None, None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss, and for `reward: probability` the reward-weighted likelihood of the answer."""
@@ -528,55 +550,21 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             answer_loss = call_through(model, self.accelerator.unwrap_model(model), weighted_nll, weights_N)
         return loss + answer_loss / len(inputs["answer_items"]) / self.current_gradient_accumulation_steps
 
-    def _response_logprobs(self, model: Any, rollout: Rollout) -> Tensor:
-        """Log-probabilities (B, T) of the responses, in batches of similar length under the token budget."""
-        [logprobs_BT] = self._over_responses(
-            rollout, lambda *batch, **options: [token_logprobs(model, *batch, **options)]
-        )
-        return logprobs_BT
+    def _response_logprobs(self, model: Any, rollout: Rollout, wanted_BT: Tensor) -> Tensor:
+        return response_logprobs(
+            model,
+            rollout,
+            wanted_BT,
+            temperature=self.temperature,
+            max_tokens_per_batch=self.method.max_tokens_per_batch,
+        ).to(self.accelerator.device)
 
-    def _response_logprobs_and_entropies(self, model: Any, rollout: Rollout) -> list[Tensor]:
-        """The same, and the entropies (B, T) of what the tokens were sampled from."""
-        return self._over_responses(
-            rollout, lambda *batch, **options: token_logprobs(model, *batch, **options, with_entropy=True)
-        )
-
-    def _over_responses(self, rollout: Rollout, compute: Callable[..., Sequence[Tensor]]) -> list[Tensor]:
-        """What `compute` says of the response tokens of each batch, put together as (B, T)."""
-        shape = (len(rollout.responses), max(map(len, rollout.responses)))
-        together: list[Tensor] = []
-        lengths = [len(p) + len(r) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
-        for rows in token_budget_batches(lengths, self.method.max_tokens_per_batch, max_padding=MAX_PADDING):
-            # Behind each other and padded at the end alone: a long prompt with a short response takes no more room
-            # than a short prompt with a long one.
-            prompt_lengths = torch.tensor([len(rollout.prompts[row]) for row in rows], device=self.accelerator.device)
-            ids_RL, mask_RL = self._pad([[*rollout.prompts[row], *rollout.responses[row]] for row in rows], "right")
-            first = int(prompt_lengths.min())
-            columns_K = torch.arange(first, ids_RL.shape[1], device=ids_RL.device)
-            response_RK = (columns_K >= prompt_lengths[:, None]) & mask_RL[:, first:].bool()
-            with self.accelerator.autocast():
-                parts = compute(
-                    ids_RL,
-                    mask_RL,
-                    keep=len(columns_K),
-                    wanted_BK=response_RK,
-                    temperature=self.temperature,
-                )
-            together = together or [part.new_zeros(shape) for part in parts]
-            counts_R = response_RK.sum(dim=1, keepdim=True)
-            places_RT = torch.arange(shape[1], device=ids_RL.device) < counts_R
-            for whole_BT, part_RK in zip(together, parts, strict=True):
-                rows_RT = whole_BT[rows]
-                rows_RT[places_RT] = part_RK[response_RK]
-                whole_BT[rows] = rows_RT
-        return together
-
-    def _reference_logprobs(self, policy: Any, rollout: Rollout) -> Tensor:
+    def _reference_logprobs(self, policy: Any, rollout: Rollout, wanted_BT: Tensor) -> Tensor:
         if self.ref_model is not None:
             with gathered(self.ref_model) as reference:
-                return self._response_logprobs(reference, rollout)
+                return self._response_logprobs(reference, rollout, wanted_BT)
         with _without_adapter(policy):
-            return self._response_logprobs(policy, rollout)
+            return self._response_logprobs(policy, rollout, wanted_BT)
 
     def _on_policy(self) -> bool:
         """Whether the update sees the policy that sampled, so that its own log-probabilities are the old ones."""

@@ -28,12 +28,12 @@ from .._common import (
     encode_answer,
     grade,
     split_response,
-    token_logprobs,
 )
 from ..config import MethodSettings
 from ..data import training_row
-from ..rewards import group_advantages, leave_one_out_advantages, probability_gain, reward_responses
-from ..rollout import Rollout, TokenIds, loss_mask, pad, reasoning_mask, whole_mask
+from ..likelihoods import in_rows, response_logprobs, wanted_continuations
+from ..rewards import advantages_of, probability_gain, reward_responses
+from ..rollout import Rollout, TokenIds, loss_mask, reasoning_mask, whole_mask
 from .tokens import token_texts
 
 # B responses of the group, T tokens of a response (padded on the right)
@@ -169,20 +169,26 @@ def credit_group(
 
     reasoning_BT = reasoning_mask(rollout)
     modulated = method.credit != "none"
-    with torch.no_grad():
-        base = policy if method.base_policy == "current" else reference
-        conditioned_BT, _ = _logprobs(policy, rollout.behind([conditioned] * len(responses)), temperature)
-        base_BT, _ = _logprobs(base, rollout, temperature)
-        credited_BT = reasoning_BT & modulated
-        if modulated and method.entropy_gate is not None and reasoning_BT.any():
-            _, entropies_BT = _logprobs(policy, rollout, temperature)
-            threshold = torch.quantile(entropies_BT[reasoning_BT].double(), 1 - method.entropy_gate)
-            credited_BT = credits.high_entropy_tokens(entropies_BT, reasoning_BT, threshold)
+
+    def logprobs(model: Any, behind: Rollout) -> Tensor:
+        return response_logprobs(
+            model, behind, reasoning_BT, temperature=temperature, max_tokens_per_batch=method.max_tokens_per_batch
+        ).cpu()
+
+    conditioned_BT = logprobs(policy, rollout.behind([conditioned] * len(responses)))
+    base_BT = logprobs(policy if method.base_policy == "current" else reference, rollout)
+    credited_BT = reasoning_BT & modulated
+    if modulated and method.entropy_gate is not None and reasoning_BT.any():
+        asked = wanted_continuations(rollout, reasoning_BT, temperature)
+        _, _, entropies = _scorer(policy, tokenizer, method).score_beside([], asked, with_entropy=True)
+        entropies_BT = in_rows(entropies, reasoning_BT).cpu()
+        threshold = torch.quantile(entropies_BT[reasoning_BT].double(), 1 - method.entropy_gate)
+        credited_BT = credits.high_entropy_tokens(entropies_BT, reasoning_BT, threshold)
     ratio_BT = conditioned_BT - base_BT
     s_BT = _controlled(method, ratio_BT, credited_BT, seed)
     evidence_BT, bounded_BT, credit = _credit(method, s_BT, credited_BT, advantages_B)
 
-    covered_BT = (whole_mask(rollout) if method.reward == "binary" else loss_mask(rollout, method.malformed)).bool()
+    covered_BT = whole_mask(rollout) if method.reward == "binary" else loss_mask(rollout, method.malformed)
     advantages_BT = torch.where(credited_BT, credit.advantages_BT, advantages_B.unsqueeze(1) * covered_BT)
     logged = metrics.rollout_statistics(
         rewards_B,
@@ -273,7 +279,7 @@ def _advantages(
         case "binary":  # a verifier judges malformed responses too
             texts = tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
             rewards_B = torch.tensor([float(grade(problem, text).correct) for text in texts])
-            return rewards_B, *group_advantages(rewards_B, size, min_group_std=method.min_group_std)
+            return rewards_B, *advantages_of(rewards_B, size, reward="binary", min_group_std=method.min_group_std)
         case "likelihood":
             scores_B = torch.tensor([0.0 if score is None else score.sum for score in scores])
         case "probability":
@@ -291,29 +297,7 @@ def _advantages(
         floor=method.floor,
         margin=method.malformed_margin,
     )
-    advantages_B, group_std = group_advantages(rewards_B, size, min_group_std=method.min_group_std)
-    if method.reward == "probability":
-        advantages_B = leave_one_out_advantages(rewards_B, size)
-    return rewards_B, advantages_B, group_std
-
-
-def _logprobs(model: Any, rollout: Rollout, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies (B, T) of the response tokens, on the CPU; a response at a time."""
-    rows: list[tuple[Tensor, Tensor]] = []
-    for prompt, response in zip(rollout.prompts, rollout.responses, strict=True):
-        if not response:
-            rows.append((torch.zeros(0), torch.zeros(0)))
-            continue
-        ids_BT, mask_BT = (part.to(model.device) for part in pad([[*prompt, *response]], "right", 0))
-        logprobs_BT, entropies_BT = token_logprobs(
-            model, ids_BT, mask_BT, keep=len(response), temperature=temperature, with_entropy=True
-        )
-        rows.append((logprobs_BT[0].cpu(), entropies_BT[0].cpu()))
-    logprobs, entropies = zip(*rows, strict=True)
-    return (
-        torch.nn.utils.rnn.pad_sequence(list(logprobs), batch_first=True),
-        torch.nn.utils.rnn.pad_sequence(list(entropies), batch_first=True),
-    )
+    return rewards_B, *advantages_of(rewards_B, size, reward=method.reward, min_group_std=method.min_group_std)
 
 
 def _controlled(method: MethodSettings, s_BT: Tensor, mask_BT: Tensor, seed: int) -> Tensor:
