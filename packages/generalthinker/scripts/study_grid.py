@@ -25,7 +25,7 @@ import json
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,26 +59,38 @@ METHODS = {
     "rlsd": ["method.reward=binary", "method.credit=rlsd"],
 }
 SHORT = "generation.max_new_tokens=24"  # some honest responses are longer: malformed ones then occur
+PHRASED = tuple(f"phrases-{name}" for name in ("oracle", "generalthinker", "rlpr", "verifree"))
+RATES = ("", "-2.5e-4", "-1e-3")  # what a cell's name ends in; nothing stands for the recipe's 5e-4
 
 
 @dataclass(frozen=True)
 class Group:
     """Cells that one table compares.
 
-    cells: name -> settings; None stands for the untrained model. seeds: of every cell. against: name of the cell that
-    the others are compared with. also: cells of other groups that stand in the same table.
+    cells: name -> settings; None stands for the untrained model. seeds: of every cell, and of every row of the tables.
+    pairs: which cells are compared with which. also: cells of other groups that stand in the same tables.
     """
 
     title: str
     cells: dict[str, list[str] | None]
     seeds: int
-    against: str
+    pairs: tuple[tuple[str, str], ...]
     task: str = "chains"
     also: tuple[str, ...] = ()
 
 
+def each(names: Iterable[str], against: str) -> tuple[tuple[str, str], ...]:
+    """Every one of these cells against the same cell, which is left out where it is among them."""
+    return tuple((name, against) for name in names if name != against)
+
+
 GROUPS = {
-    "main": Group("Methods, the same budget", {"base": None, **METHODS}, 5, "likelihood"),
+    "main": Group(
+        "Methods, the same budget",
+        {"base": None, **METHODS},
+        5,
+        each(("base", *METHODS), "likelihood") + each(("binary", "rlpr", "verifree", "rlsd"), "generalthinker"),
+    ),
     "phrases": Group(
         "Free-form answers: a string verifier, a verifier that knows every wording, the likelihoods",
         {
@@ -91,7 +103,7 @@ GROUPS = {
             "phrases-verifree": METHODS["verifree"],
         },
         5,
-        "phrases-string",
+        each(("phrases-base", "phrases-likelihood", *PHRASED), "phrases-string") + each(PHRASED, "phrases-likelihood"),
         task="phrases",
     ),
     "ablation": Group(
@@ -103,30 +115,36 @@ GROUPS = {
             "projection": ["method.credit=projection"],
         },
         5,
-        "likelihood",
+        each(("generalthinker", "am", "am-tc", "am-dp", "projection"), "likelihood")
+        + each(("am", "am-tc", "am-dp", "projection"), "generalthinker"),
         also=("likelihood", "generalthinker"),
     ),
     "content": Group(
         "Does the content of the credit matter, or only its size? Lambda 0.1 and 0.8",
         {
+            "controlled-0.8": [CONTROLLED, "method.credit_strength=0.8"],
             "shuffle": [CONTROLLED, "method.credit_control=shuffle"],
             "reverse": [CONTROLLED, "method.credit_control=reverse"],
             "shuffle-0.8": [CONTROLLED, "method.credit_control=shuffle", "method.credit_strength=0.8"],
             "reverse-0.8": [CONTROLLED, "method.credit_control=reverse", "method.credit_strength=0.8"],
         },
         5,
-        "generalthinker",
-        also=("likelihood", "generalthinker", "controlled-0.8"),
+        each(("shuffle", "reverse"), "generalthinker")
+        + each(("shuffle-0.8", "reverse-0.8"), "controlled-0.8")
+        + each(("generalthinker", "shuffle", "reverse", "controlled-0.8", "shuffle-0.8", "reverse-0.8"), "likelihood"),
+        also=("likelihood", "generalthinker"),
     ),
     "strength": Group(
         "Lambda, controlled and uncontrolled",
         {
-            **{f"controlled-{x}": [CONTROLLED, f"method.credit_strength={x}"] for x in (0.05, 0.2, 0.4, 0.8)},
+            **{f"controlled-{x}": [CONTROLLED, f"method.credit_strength={x}"] for x in (0.05, 0.2, 0.4)},
             **{f"am-{x}": ["method.credit=additive", f"method.credit_strength={x}"] for x in (0.4, 0.8)},
         },
         3,
-        "likelihood",
-        also=("likelihood", "generalthinker", "am"),
+        each(("controlled-0.05", "generalthinker", "controlled-0.2", "controlled-0.4", "controlled-0.8"), "likelihood")
+        + each(("am", "am-0.4", "am-0.8"), "likelihood")
+        + (("am", "generalthinker"), ("am-0.4", "controlled-0.4"), ("am-0.8", "controlled-0.8")),
+        also=("likelihood", "generalthinker", "am", "controlled-0.8"),
     ),
     "malformed": Group(
         "Malformed responses, with at most 24 new tokens while training, and groups without a spread",
@@ -138,18 +156,18 @@ GROUPS = {
             "min-std-0.5": [CONTROLLED, "method.min_group_std=0.5"],
         },
         3,
-        "floor-24",
+        each(("below-worst-24", "exclude-24"), "floor-24") + each(("min-std-0.1", "min-std-0.5"), "generalthinker"),
         also=("generalthinker",),
     ),
     "learning-rate": Group(
         "Two other learning rates for every method (the recipe's is 5e-4)",
         {
-            f"{name}-{rate}": [*settings, f"training.learning_rate={rate}"]
-            for rate in ("2.5e-4", "1e-3")
+            name + rate: [*settings, f"training.learning_rate={rate[1:]}"]
+            for rate in RATES[1:]
             for name, settings in METHODS.items()
         },
         2,
-        "likelihood-1e-3",
+        tuple((name + rate, "likelihood" + rate) for rate in RATES for name in METHODS if name != "likelihood"),
         also=tuple(METHODS),
     ),
 }
@@ -277,6 +295,8 @@ def read_run(cell: Cell, folder: Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------------------- tables
 
+Cells = Mapping[str, Sequence[study.Record]]  # results by name, at least one each; in the order of the rows
+
 
 def tables(ledger: study.Ledger) -> str:
     """Every table that the finished cells allow, in Markdown."""
@@ -286,23 +306,28 @@ def tables(ledger: study.Ledger) -> str:
         there = sum(any(record["seed"] == cell.seed for record in ledger[cell.name]) for cell in wanted)
         parts.append(f"### {group.title} (`--group {name}`: {there} of {len(wanted)} cells)\n")
         if there:
-            shown = [cell for cell in (*group.also, *group.cells) if cell in ledger]
-            parts.append(_accuracies(shown, ledger))
-            parts.append(_learning(shown, ledger))
-            parts.append(_stability(shown, ledger))
-            parts.append(_pairs(shown, group.against, ledger))
-    return "\n".join(part for part in parts if part)
+            cells = _finished((*group.also, *group.cells), group.seeds, ledger)
+            parts += [_accuracies(cells), _learning(cells), _stability(cells), _pairs(group.pairs, cells)]
+            if name == "learning-rate":
+                parts.append(_best_rates(cells))
+    return "\n".join(part for part in [*parts, _cost(ledger)] if part)
 
 
-def _accuracies(names: list[str], ledger: study.Ledger) -> str:
-    phrased = any(record["task"] == "phrases" for name in names for record in ledger[name])
-    head = "| cell | seeds | accuracy, % | boxed, % | truncated, % | answer log-lik., nats |"
+def _finished(names: Iterable[str], seeds: int, ledger: study.Ledger) -> Cells:
+    """The results of these cells on the group's seeds: rows of one table are means over the same seeds."""
+    found = {name: [record for record in ledger[name] if record["seed"] <= seeds] for name in names}
+    return {name: records for name, records in found.items() if records}
+
+
+def _accuracies(cells: Cells) -> str:
+    phrased = any(record["task"] == "phrases" for records in cells.values() for record in records)
+    head = "| cell | seeds | accuracy, % | by seed | boxed, % | truncated, % | answer log-lik., nats |"
     lines = [head + (" of the right answers, in the reference's wording, % |" if phrased else "")]
     lines.append("|---" * (lines[0].count("|") - 1) + "|")
-    for name in names:
-        seeds = ledger[name]
+    for name, seeds in cells.items():
+        accuracies = [100 * cell["accuracy"] for cell in seeds]
         line = (
-            f"| {name} | {len(seeds)} | {study.spread([100 * cell['accuracy'] for cell in seeds])} "
+            f"| {name} | {len(seeds)} | {study.spread(accuracies)} | {', '.join(f'{x:.1f}' for x in accuracies)} "
             f"| {_mean(seeds, 'boxed_rate', 100):.1f} | {_mean(seeds, 'truncation_rate', 100):.1f} "
             f"| {study.spread([cell['answer_loglik'] for cell in seeds], 2)} |"
         )
@@ -314,40 +339,40 @@ def _accuracies(names: list[str], ledger: study.Ledger) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _learning(names: list[str], ledger: study.Ledger) -> str:
+def _learning(cells: Cells) -> str:
     """Held-out accuracy against the number of rollouts."""
-    trained = [name for name in names if any(record["validation"] for record in ledger[name])]
-    if not trained:
+    steps = sorted({int(step) for records in cells.values() for record in records for step in record["validation"]})
+    if not steps:
         return ""
-    steps = sorted({int(step) for name in trained for record in ledger[name] for step in record["validation"]})
     lines = ["| held-out accuracy, %, after responses | " + " | ".join(str(128 * step) for step in steps) + " |"]
     lines.append("|---" * (len(steps) + 1) + "|")
-    for name in trained:
+    for name, records in _trained(cells).items():
         values = [
-            [100 * record["validation"][str(step)][0] for record in ledger[name] if str(step) in record["validation"]]
+            [100 * record["validation"][str(step)][0] for record in records if str(step) in record["validation"]]
             for step in steps
         ]
         lines.append(f"| {name} | " + " | ".join(study.spread(v) if v else "" for v in values) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _stability(names: list[str], ledger: study.Ledger) -> str:
-    trained = [name for name in names if any(record["curves"] for record in ledger[name])]
+def _stability(cells: Cells) -> str:
+    trained = _trained(cells)
     if not trained:
         return ""
     lines = [
         (
-            "| cell | largest KL, nats a token | entropy, first and last step | largest gradient norm | sign flips, % "
-            "| groups without a signal, % | malformed in training, % | length at the end |"
+            "| cell | largest KL, nats a token | entropy: first step, halfway, last | largest gradient norm "
+            "| sign flips, % | groups without a signal, % | malformed in training, % | length at the end |"
         ),
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in trained:
-        runs = [record["curves"] for record in ledger[name]]
+    for name, records in trained.items():
+        runs = [record["curves"] for record in records]
         flipped = [100 * flip for run in runs for flip in run["credit/sign_flip_ratio"] if flip is not None]
+        halfway = [run["entropy"][len(run["entropy"]) // 2 - 1] for run in runs]
         lines.append(
             f"| {name} | {study.spread([max(run['kl']) for run in runs], 4)} "
-            f"| {statistics.mean(run['entropy'][0] for run in runs):.2f}, "
+            f"| {statistics.mean(run['entropy'][0] for run in runs):.2f}, {study.spread(halfway, 2)}, "
             f"{study.spread([run['entropy'][-1] for run in runs], 2)} "
             f"| {study.spread([max(run['grad_norm']) for run in runs], 2)} "
             f"| {f'{statistics.mean(flipped):.1f}' if flipped else ''} "
@@ -358,20 +383,62 @@ def _stability(names: list[str], ledger: study.Ledger) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pairs(names: list[str], against: str, ledger: study.Ledger) -> str:
-    """Differences to one cell: over the seeds (t interval), over the problems (bootstrap), and seed by seed."""
-    others = [name for name in names if name != against]
-    if against not in ledger or not others:
-        return ""
-    theirs = {record["seed"]: record["answers"] for record in ledger[against]}
+def _pairs(pairs: Iterable[tuple[str, str]], cells: Cells) -> str:
+    """Differences of two cells: over the seeds (t interval), over the problems (bootstrap), and seed by seed."""
     lines = [study.PAIRED_HEAD]
-    for name in others:
-        own = {record["seed"]: record["answers"] for record in ledger[name]}
-        if not any(record["curves"] for record in ledger[name]):  # the untrained model is the same for every seed
+    for name, against in pairs:
+        own, theirs = (
+            {record["seed"]: record["answers"] for record in cells.get(cell, [])} for cell in (name, against)
+        )
+        if name in cells and name not in _trained(cells):  # the untrained model is the same for every seed
             own = dict.fromkeys(theirs, next(iter(own.values())))
         if seeds := sorted(own.keys() & theirs.keys()):
             lines.append(study.paired_row(f"{name} - {against}", [own[s] for s in seeds], [theirs[s] for s in seeds]))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if len(lines) > 1 else ""
+
+
+def _best_rates(cells: Cells) -> str:
+    """Each method at its own best of the three learning rates: the best by held-out accuracy at the end of training.
+
+    The test problems have no say in it; the recipe's rate wins a tie.
+    """
+    best: dict[str, str] = {}
+    lines = []
+    for method in METHODS:
+        rates = [method + rate for rate in RATES]
+        if not cells.keys() >= set(rates):
+            continue
+        held_out = {name: [100 * [*record["validation"].values()][-1][0] for record in cells[name]] for name in rates}
+        best[method] = max(rates, key=lambda name: statistics.mean(held_out[name]))
+        lines.append(
+            f"| {method} | {best[method].removeprefix(method).removeprefix('-') or '5e-4'} "
+            f"| {study.spread(held_out[best[method]])} "
+            f"| {study.spread([100 * record['accuracy'] for record in cells[best[method]]])} |"
+        )
+    if not lines:
+        return ""
+    head = [
+        "| each method at its own best of the three rates | rate | held-out accuracy at the end, % | accuracy, % |",
+        "|---|---|---|---|",
+    ]
+    pairs = each(best.values(), best["likelihood"]) if "likelihood" in best else ()
+    return "\n".join([*head, *lines]) + "\n\n" + _pairs(pairs, cells)
+
+
+def _cost(ledger: study.Ledger) -> str:
+    """What the trainings took. Their starts, and the test problems behind them, are not counted."""
+    names = {name for group in GROUPS.values() for name in group.cells}
+    seconds = [record["training_seconds"] for name in names for record in ledger[name] if record["training_seconds"]]
+    if not seconds:
+        return ""
+    return (
+        f"{len(seconds)} trainings, one thread each: {sum(seconds) / 3600:.1f} hours together; "
+        f"from {min(seconds):.0f} to {max(seconds):.0f} s, median {statistics.median(seconds):.0f} s.\n"
+    )
+
+
+def _trained(cells: Cells) -> Cells:
+    return {name: records for name, records in cells.items() if records[0]["curves"]}
 
 
 def _mean(cells: Sequence[dict[str, Any]], value: str, factor: float) -> float:
