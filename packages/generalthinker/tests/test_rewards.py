@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from generalthinker.rewards import group_advantages, leave_one_out_advantages, probability_gain, reward_responses
+from generalthinker.rewards import (
+    Reward,
+    advantages_of,
+    group_advantages,
+    leave_one_out_advantages,
+    probability_gain,
+    reward_responses,
+)
 
 GOOD = [-1.0, -2.0, -3.0, -6.0]
 
@@ -100,3 +107,15 @@ def test_leave_one_out_without_excluded_responses() -> None:
 def test_probability_gain_is_floored_at_zero() -> None:
     gain = probability_gain(torch.tensor([0.9, 0.2]), torch.tensor([0.3, 0.5]))
     torch.testing.assert_close(gain, torch.tensor([0.6, 0.0]))
+
+
+@pytest.mark.parametrize("reward", ["likelihood", "probability"])
+def test_a_quiet_group_gets_no_advantage_whatever_the_baseline(reward: Reward) -> None:
+    rewards = torch.tensor([0.50, 0.51, 0.52, 0.53, 0.1, 0.9, 0.2, 0.8])
+    advantages, std = advantages_of(rewards, 4, reward=reward, min_group_std=0.1)
+    assert std[0] < 0.1 < std[1]
+    assert not advantages[:4].any() and advantages[4:].all()
+    unsilenced, _ = advantages_of(rewards, 4, reward=reward, min_group_std=0.0)
+    assert unsilenced[:4].any() and unsilenced[4:].tolist() == advantages[4:].tolist()
+    if reward == "probability":
+        assert advantages[5].item() == pytest.approx(0.9 - (0.1 + 0.2 + 0.8) / 3)

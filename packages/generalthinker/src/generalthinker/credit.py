@@ -54,6 +54,45 @@ class TokenCredit(NamedTuple):
 # ----------------------------------------------------------------------------------------------------------- the rules
 
 
+def by_rule(
+    rule: Credit,
+    s_BT: Tensor,
+    mask_BT: Tensor,
+    advantages_B: Tensor,
+    *,
+    strength: float,
+    token_clip: float,
+    batch_std: Tensor | None = None,
+    mix: float = 0.0,
+    bound: float = 0.0,
+) -> TokenCredit:
+    """The credit of one rule, each of which takes what it knows of the settings.
+
+    Args:
+        batch_std: of `projection`, see there.
+        mix, bound: of `rlsd`, see there.
+    """
+    arguments = (s_BT, mask_BT, advantages_B)
+    match rule:
+        case "none":
+            nothing_BT = torch.zeros_like(s_BT)
+            unmodulated_BT = torch.where(mask_BT, advantages_B.unsqueeze(1), nothing_BT)
+            return TokenCredit(unmodulated_BT, nothing_BT, torch.zeros_like(mask_BT))
+        case "additive":
+            return additive(*arguments, strength=strength)
+        case "clipped":
+            return additive(*arguments, strength=strength, token_clip=token_clip)
+        case "direction_preserving":
+            return controlled(*arguments, strength=strength, token_clip=None)
+        case "controlled":
+            return controlled(*arguments, strength=strength, token_clip=token_clip)
+        case "projection":
+            assert batch_std is not None
+            return projection(*arguments, strength=strength, batch_std=batch_std)
+        case "rlsd":
+            return rlsd(*arguments, mix=mix, bound=bound)
+
+
 def additive(
     s_BT: Tensor, mask_BT: Tensor, advantages_B: Tensor, *, strength: float, token_clip: float | None = None
 ) -> TokenCredit:
@@ -162,6 +201,12 @@ def squared_deviations(s_BT: Tensor, mask_BT: Tensor) -> Tensor:
     Summed over processes, their quotient is the variance that `projection` divides by.
     """
     return torch.stack([centre(s_BT, mask_BT).double().square().sum(), mask_BT.double().sum()])
+
+
+def deviation(squares_and_count: Tensor) -> Tensor:
+    """The standard deviation from `squared_deviations`, or from their sum over processes."""
+    squares, count = squares_and_count
+    return (squares / count.clamp(min=1)).sqrt()
 
 
 def project(d_BT: Tensor, mask_BT: Tensor) -> Tensor:

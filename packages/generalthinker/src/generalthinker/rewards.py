@@ -29,16 +29,32 @@ Departures and choices the papers leave open, each a setting:
 3. Which tokens end the answer counts for `mean_probability` and `probability` as `closing` says, as for the likelihood.
 """
 
-from typing import Literal
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ._common import AnswerScore
 
 # B responses; the G responses of one prompt stand together
 
 Reward = Literal["likelihood", "binary", "mean_probability", "probability"]
 Malformed = Literal["floor", "below_worst", "exclude"]
 EPSILON = 1e-4
+
+
+def answer_values(reward: Reward, scores: Sequence[AnswerScore | None]) -> Tensor:
+    """What a reward takes of the scores of the reference answer (B,); 0 where there is none."""
+    take: dict[str, Callable[[AnswerScore], float]] = {
+        "likelihood": lambda score: score.sum,
+        "mean_probability": lambda score: score.mean_probability,
+        "probability": lambda score: score.probability,
+    }
+    return torch.tensor([0.0 if score is None else take[reward](score) for score in scores])
 
 
 def reward_responses(

@@ -45,7 +45,7 @@ from ._common import (
 from .arguments import rollout_responses
 from .config import MethodSettings
 from .likelihoods import in_rows, response_logprobs, wanted_continuations
-from .rewards import advantages_of, probability_gain, reward_responses
+from .rewards import advantages_of, answer_values, probability_gain, reward_responses
 from .rollout import (
     Rollout,
     TokenIds,
@@ -370,16 +370,13 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
                     float(grade(self._problems[row["id"]], text).correct)
                     for row, text in zip(inputs, texts, strict=True)
                 ]
-            case "likelihood":
-                values = [0.0 if score is None else score.sum for score in answer_scores]
-            case "probability":
-                values = [0.0 if score is None else score.probability for score in answer_scores]
+                scores_B = torch.tensor(values)
             case "mean_probability":
-                with_reasoning = [0.0 if score is None else score.mean_probability for score in answer_scores]
-                without = self._without_reasoning(rollout, inputs)
-                gain_B = probability_gain(torch.tensor(with_reasoning), torch.tensor(without))
-                values = gain_B.tolist()
-        return torch.tensor(values, device=self.accelerator.device)
+                without_B = torch.tensor(self._without_reasoning(rollout, inputs))
+                scores_B = probability_gain(answer_values(self.method.reward, answer_scores), without_B)
+            case "likelihood" | "probability":
+                scores_B = answer_values(self.method.reward, answer_scores)
+        return scores_B.to(self.accelerator.device)
 
     def _without_reasoning(self, rollout: Rollout, inputs: list[dict[str, Any]]) -> list[float]:
         r"""mean_t pi(a*_t | x, ..) of every response's prompt, with the box opened at once; one score a prompt."""
@@ -455,25 +452,21 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
 
     def _credit(self, s_BT: Tensor, mask_BT: Tensor, advantages_B: Tensor) -> credits.TokenCredit:
         method = self.method
-        arguments = (s_BT, mask_BT, advantages_B)
-        match method.credit:
-            case "additive":
-                return credits.additive(*arguments, strength=method.credit_strength)
-            case "clipped":
-                return credits.additive(*arguments, strength=method.credit_strength, token_clip=method.token_clip)
-            case "direction_preserving":
-                return credits.controlled(*arguments, strength=method.credit_strength, token_clip=None)
-            case "controlled":
-                return credits.controlled(*arguments, strength=method.credit_strength, token_clip=method.token_clip)
-            case "projection":
-                squares, count = self.accelerator.reduce(credits.squared_deviations(s_BT, mask_BT), reduction="sum")
-                batch_std = (squares / count.clamp(min=1)).sqrt().to(s_BT.dtype)
-                return credits.projection(*arguments, strength=method.credit_strength, batch_std=batch_std)
-            case "rlsd":
-                mix = credits.rlsd_mix(self.state.global_step, start=method.rlsd_mix, steps=method.rlsd_steps)
-                return credits.rlsd(*arguments, mix=mix, bound=method.rlsd_clip)
-            case "none":
-                raise AssertionError("no credit, no evidence")
+        batch_std = None
+        if method.credit == "projection":
+            squares = self.accelerator.reduce(credits.squared_deviations(s_BT, mask_BT), reduction="sum")
+            batch_std = credits.deviation(squares).to(s_BT.dtype)
+        return credits.by_rule(
+            method.credit,
+            s_BT,
+            mask_BT,
+            advantages_B,
+            strength=method.credit_strength,
+            token_clip=method.token_clip,
+            batch_std=batch_std,
+            mix=credits.rlsd_mix(self.state.global_step, start=method.rlsd_mix, steps=method.rlsd_steps),
+            bound=method.rlsd_clip,
+        )
 
     def _of_all_processes(self, values_N: Tensor) -> Tensor:
         """The values of all processes, of which each may have another number (N, ...)."""

@@ -32,7 +32,7 @@ from .._common import (
 from ..config import MethodSettings
 from ..data import training_row
 from ..likelihoods import in_rows, response_logprobs, wanted_continuations
-from ..rewards import advantages_of, probability_gain, reward_responses
+from ..rewards import advantages_of, answer_values, probability_gain, reward_responses
 from ..rollout import Rollout, TokenIds, loss_mask, reasoning_mask, whole_mask
 from .tokens import token_texts
 
@@ -280,15 +280,12 @@ def _advantages(
             texts = tokenizer.batch_decode(rollout.responses, skip_special_tokens=True)
             rewards_B = torch.tensor([float(grade(problem, text).correct) for text in texts])
             return rewards_B, *advantages_of(rewards_B, size, reward="binary", min_group_std=method.min_group_std)
-        case "likelihood":
-            scores_B = torch.tensor([0.0 if score is None else score.sum for score in scores])
-        case "probability":
-            scores_B = torch.tensor([0.0 if score is None else score.probability for score in scores])
         case "mean_probability":
             item = ScoringItem(rollout.prompts[0], r"\boxed{", problem.target(), "}")
             [without] = _scorer(policy, tokenizer, method).score([item])
-            with_reasoning = [0.0 if score is None else score.mean_probability for score in scores]
-            scores_B = probability_gain(torch.tensor(with_reasoning), torch.tensor(without.mean_probability))
+            scores_B = probability_gain(answer_values(method.reward, scores), torch.tensor(without.mean_probability))
+        case "likelihood" | "probability":
+            scores_B = answer_values(method.reward, scores)
     rewards_B = reward_responses(
         scores_B,
         torch.tensor(rollout.well_formed),
@@ -314,24 +311,27 @@ def _credit(
     method: MethodSettings, s_BT: Tensor, mask_BT: Tensor, advantages_B: Tensor
 ) -> tuple[Tensor, Tensor, credits.TokenCredit]:
     """(d_t, d_t behind the token clip, what the rule makes of it)."""
-    arguments = (s_BT, mask_BT, advantages_B)
-    strength = method.credit_strength
+    batch_std = credits.deviation(credits.squared_deviations(s_BT, mask_BT)).to(s_BT.dtype)
     clip = method.token_clip if method.credit in ("clipped", "controlled") else None
-    d_BT = credits.standardise(s_BT, mask_BT)
-    bounded_BT = d_BT if clip is None else credits.clip_and_centre(d_BT, mask_BT, clip)[0]
     match method.credit:
         case "none":
-            nothing = torch.zeros_like(s_BT)
-            return nothing, nothing, credits.TokenCredit(nothing, nothing, nothing.bool())
-        case "additive" | "clipped":
-            return d_BT, bounded_BT, credits.additive(*arguments, strength=strength, token_clip=clip)
-        case "direction_preserving" | "controlled":
-            return d_BT, bounded_BT, credits.controlled(*arguments, strength=strength, token_clip=clip)
+            d_BT = torch.zeros_like(s_BT)
         case "projection":
-            squares, count = credits.squared_deviations(s_BT, mask_BT)
-            batch_std = (squares / count.clamp(min=1)).sqrt().to(s_BT.dtype)
             d_BT = credits.centre(s_BT, mask_BT) / (batch_std + credits.EPSILON)
-            return d_BT, d_BT, credits.projection(*arguments, strength=strength, batch_std=batch_std)
         case "rlsd":
-            mix = credits.rlsd_mix(0, start=method.rlsd_mix, steps=method.rlsd_steps)
-            return s_BT, s_BT, credits.rlsd(*arguments, mix=mix, bound=method.rlsd_clip)
+            d_BT = s_BT
+        case _:
+            d_BT = credits.standardise(s_BT, mask_BT)
+    bounded_BT = d_BT if clip is None else credits.clip_and_centre(d_BT, mask_BT, clip)[0]
+    credit = credits.by_rule(
+        method.credit,
+        s_BT,
+        mask_BT,
+        advantages_B,
+        strength=method.credit_strength,
+        token_clip=method.token_clip,
+        batch_std=batch_std,
+        mix=credits.rlsd_mix(0, start=method.rlsd_mix, steps=method.rlsd_steps),
+        bound=method.rlsd_clip,
+    )
+    return d_BT, bounded_BT, credit
