@@ -79,17 +79,13 @@ class Group:
     also: tuple[str, ...] = ()
 
 
-def each(names: Iterable[str], against: str) -> tuple[tuple[str, str], ...]:
-    """Every one of these cells against the same cell, which is left out where it is among them."""
-    return tuple((name, against) for name in names if name != against)
-
-
 GROUPS = {
     "main": Group(
         "Methods, the same budget",
         {"base": None, **METHODS},
         5,
-        each(("base", *METHODS), "likelihood") + each(("binary", "rlpr", "verifree", "rlsd"), "generalthinker"),
+        study.each(("base", *METHODS), "likelihood")
+        + study.each(("binary", "rlpr", "verifree", "rlsd"), "generalthinker"),
     ),
     "phrases": Group(
         "Free-form answers: a string verifier, a verifier that knows every wording, the likelihoods",
@@ -103,7 +99,8 @@ GROUPS = {
             "phrases-verifree": METHODS["verifree"],
         },
         5,
-        each(("phrases-base", "phrases-likelihood", *PHRASED), "phrases-string") + each(PHRASED, "phrases-likelihood"),
+        study.each(("phrases-base", "phrases-likelihood", *PHRASED), "phrases-string")
+        + study.each(PHRASED, "phrases-likelihood"),
         task="phrases",
     ),
     "ablation": Group(
@@ -115,8 +112,8 @@ GROUPS = {
             "projection": ["method.credit=projection"],
         },
         5,
-        each(("generalthinker", "am", "am-tc", "am-dp", "projection"), "likelihood")
-        + each(("am", "am-tc", "am-dp", "projection"), "generalthinker"),
+        study.each(("generalthinker", "am", "am-tc", "am-dp", "projection"), "likelihood")
+        + study.each(("am", "am-tc", "am-dp", "projection"), "generalthinker"),
         also=("likelihood", "generalthinker"),
     ),
     "content": Group(
@@ -129,9 +126,11 @@ GROUPS = {
             "reverse-0.8": [CONTROLLED, "method.credit_control=reverse", "method.credit_strength=0.8"],
         },
         5,
-        each(("shuffle", "reverse"), "generalthinker")
-        + each(("shuffle-0.8", "reverse-0.8"), "controlled-0.8")
-        + each(("generalthinker", "shuffle", "reverse", "controlled-0.8", "shuffle-0.8", "reverse-0.8"), "likelihood"),
+        study.each(("shuffle", "reverse"), "generalthinker")
+        + study.each(("shuffle-0.8", "reverse-0.8"), "controlled-0.8")
+        + study.each(
+            ("generalthinker", "shuffle", "reverse", "controlled-0.8", "shuffle-0.8", "reverse-0.8"), "likelihood"
+        ),
         also=("likelihood", "generalthinker"),
     ),
     "strength": Group(
@@ -141,8 +140,10 @@ GROUPS = {
             **{f"am-{x}": ["method.credit=additive", f"method.credit_strength={x}"] for x in (0.4, 0.8)},
         },
         3,
-        each(("controlled-0.05", "generalthinker", "controlled-0.2", "controlled-0.4", "controlled-0.8"), "likelihood")
-        + each(("am", "am-0.4", "am-0.8"), "likelihood")
+        study.each(
+            ("controlled-0.05", "generalthinker", "controlled-0.2", "controlled-0.4", "controlled-0.8"), "likelihood"
+        )
+        + study.each(("am", "am-0.4", "am-0.8"), "likelihood")
         + (("am", "generalthinker"), ("am-0.4", "controlled-0.4"), ("am-0.8", "controlled-0.8")),
         also=("likelihood", "generalthinker", "am", "controlled-0.8"),
     ),
@@ -156,7 +157,8 @@ GROUPS = {
             "min-std-0.5": [CONTROLLED, "method.min_group_std=0.5"],
         },
         3,
-        each(("below-worst-24", "exclude-24"), "floor-24") + each(("min-std-0.1", "min-std-0.5"), "generalthinker"),
+        study.each(("below-worst-24", "exclude-24"), "floor-24")
+        + study.each(("min-std-0.1", "min-std-0.5"), "generalthinker"),
         also=("generalthinker",),
     ),
     "learning-rate": Group(
@@ -421,19 +423,14 @@ def _best_rates(cells: Cells) -> str:
         "| each method at its own best of the three rates | rate | held-out accuracy at the end, % | accuracy, % |",
         "|---|---|---|---|",
     ]
-    pairs = each(best.values(), best["likelihood"]) if "likelihood" in best else ()
+    pairs = study.each(best.values(), best["likelihood"]) if "likelihood" in best else ()
     return "\n".join([*head, *lines]) + "\n\n" + _pairs(pairs, cells)
 
 
 def _cost(ledger: study.Ledger) -> str:
-    """What the trainings took. Their starts, and the test problems behind them, are not counted."""
     names = {name for group in GROUPS.values() for name in group.cells}
-    seconds = [record["training_seconds"] for name in names for record in ledger[name] if record["training_seconds"]]
-    if not seconds:
-        return ""
-    return (
-        f"{len(seconds)} trainings, one thread each: {sum(seconds) / 3600:.1f} hours together; "
-        f"from {min(seconds):.0f} to {max(seconds):.0f} s, median {statistics.median(seconds):.0f} s.\n"
+    return study.cost_line(
+        [record["training_seconds"] for name in sorted(names) for record in ledger[name] if record["training_seconds"]]
     )
 
 

@@ -1,7 +1,7 @@
 r"""The study on the embedded model: SpiralThinker, its ablations, the baselines, on `chains` and `graphs`; resumable.
 
     python packages/spiralthinker/scripts/study_embedded.py --jobs 2          # all that is not done yet
-    python packages/spiralthinker/scripts/study_embedded.py --group main --task chains      # one part
+    python packages/spiralthinker/scripts/study_embedded.py --group main      # one part
     python packages/spiralthinker/scripts/study_embedded.py --table           # what is there so far
 
 A cell is one `spiralthinker train` with one thread, on one task, with one seed. When it ends, its line goes into the
@@ -15,6 +15,9 @@ stage 2, the others both numbers in one stage from the base model. So `pause` is
 `neither` pause tokens behind stage 1. `no-spelling` has the terms of the paper alone. `matched` is `neither` with as
 many token passes in stage 2 as spiral of its seed, hence more steps.
 
+`graphs`, in its smallest size, has the main methods alone: the embedded model learns it in none of them as far as this
+grid goes, and explicit chains not in five times as many examples either (docs/results/spiralthinker.md).
+
 Behind a cell of `TESTED` comes `spiralthinker evaluate`: K at test time, latents shuffled and zeroed, both decodings.
 """
 
@@ -24,7 +27,7 @@ import statistics
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +41,23 @@ LEDGER = Path(__file__).parents[3] / "docs/results/data/spiralthinker-study.json
 
 @dataclass(frozen=True)
 class Task:
-    """recipe: what all cells of the task have otherwise. first, second: steps of stage 1 and of stage 2."""
+    """recipe: what all cells of the task have otherwise. first, second: steps of stage 1 and of stage 2.
+
+    options: of the benchmark, for training and test
+    """
 
     recipe: str
     first: int
     second: int
+    options: tuple[str, ...] = ()
+
+    def settings(self, name: str) -> list[str]:
+        """`options` as settings of a training; name: of the task."""
+        places = ("data.options", f"evaluation.options.{name}")
+        return [f"{place}.{option}" for option in self.options for place in places]
 
 
-TASKS = {"chains": Task("embedded", 300, 600), "graphs": Task("prosqa-small", 200, 100)}
+TASKS = {"chains": Task("embedded", 300, 600), "graphs": Task("prosqa-small", 300, 600, ("size=small",))}
 TEST_PROBLEMS = 300
 TRAINING = (
     "training.per_device_train_batch_size=8",
@@ -87,35 +99,54 @@ TESTED_CELLS = ("spiral", "simultaneous")
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that one table compares. against: what the others are compared with. also: cells of other groups.
+    """Cells that one table compares, on one task. seeds: of every cell, and of every row of the tables.
 
-    tasks: on which; recipe `prosqa-small` has no spelling that could be left out
+    pairs: which cells are compared with which. also: cells of other groups that stand in the same tables.
     """
 
     title: str
     cells: tuple[str, ...]
     seeds: int
-    against: str
+    pairs: tuple[tuple[str, str], ...]
     also: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = tuple(TASKS)
+    task: str = "chains"
 
 
+MAIN = (STAGE1, "explicit", "answer-only", "spiral", "pause", "coconut", "codi")
+ON_GRAPHS = (STAGE1, "explicit", "answer-only", "spiral", "pause")
 GROUPS = {
-    "main": Group(
-        "Methods, the same steps",
-        (STAGE1, "explicit", "answer-only", "spiral", "pause", "coconut", "codi"),
-        5,
-        "spiral",
-    ),
+    "main": Group("Methods, the same steps", MAIN, 5, study.each(MAIN, "spiral")),
     "ablation": Group(
-        "Alignment x iteration", ("no-alignment", "no-iteration", "neither"), 5, "neither", also=(STAGE1, "spiral")
+        "Alignment x iteration",
+        ("no-alignment", "no-iteration", "neither"),
+        5,
+        study.each(("spiral", "no-alignment", "no-iteration"), "neither")
+        + study.each(("no-alignment", "no-iteration"), "spiral"),
+        also=(STAGE1, "spiral"),
     ),
-    "schedule": Group("The other schedule", ("simultaneous",), 3, "spiral", also=("spiral",)),
     "spelling": Group(
-        "Without the term that is not in the paper", ("no-spelling",), 5, "spiral", also=("spiral",), tasks=("chains",)
+        "Without the term that is not in the paper",
+        ("no-spelling",),
+        5,
+        study.each(("spiral", "neither", "no-iteration"), "no-spelling"),
+        also=("spiral", "neither", "no-iteration"),
     ),
-    "compute": Group("As many token passes as spiral", ("matched",), 3, "matched", also=("spiral", "neither")),
-    "numbers": Group("N and K in training", ("n2", "n8", "k1", "k8"), 2, "spiral", also=("no-iteration", "spiral")),
+    "schedule": Group("The other schedule", ("simultaneous",), 3, (("simultaneous", "spiral"),), also=("spiral",)),
+    "compute": Group(
+        "As many token passes as spiral",
+        ("matched",),
+        3,
+        study.each(("spiral", "neither"), "matched"),
+        also=("spiral", "neither"),
+    ),
+    "numbers": Group(
+        "N and K in training",
+        ("n2", "n8", "k1", "k8"),
+        2,
+        study.each(("n2", "n8", "k1", "k8", "no-iteration"), "spiral"),
+        also=("no-iteration", "spiral"),
+    ),
+    "graphs": Group("Another task: `graphs`, small", ON_GRAPHS, 2, study.each(ON_GRAPHS, "spiral"), task="graphs"),
 }
 
 
@@ -143,9 +174,8 @@ class Cell:
 def cells_of(group: Group) -> Iterator[Cell]:
     """Seed by seed, so that a study that is cut short has all methods on its first seeds."""
     for seed in range(1, group.seeds + 1):
-        for task in group.tasks:
-            for method in group.cells:
-                yield Cell(task, method, seed)
+        for method in group.cells:
+            yield Cell(group.task, method, seed)
 
 
 def settings_of(cell: Cell, overrides: Sequence[str]) -> list[str]:
@@ -153,7 +183,8 @@ def settings_of(cell: Cell, overrides: Sequence[str]) -> list[str]:
     task = TASKS[cell.task]
     start = [f"first={task.first}"] if cell.method in FROM_STAGE1 else []
     own = {**FROM_BASE, **FROM_STAGE1}[cell.method]
-    return [f"recipe={task.recipe}", *start, f"steps={cell.steps}", *TRAINING, *own, *overrides]
+    options = task.settings(cell.task)
+    return [f"recipe={task.recipe}", *start, f"steps={cell.steps}", *TRAINING, *options, *own, *overrides]
 
 
 # ---------------------------------------------------------------------------------------------------------- running
@@ -166,10 +197,9 @@ class Study:
         self.ledger, self.work, self.overrides = ledger, work, overrides
         self._locks: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
 
-    def missing(self, groups: Sequence[str], tasks: Sequence[str] = tuple(TASKS)) -> list[Cell]:
+    def missing(self, groups: Sequence[str]) -> list[Cell]:
         """The cells that have no result yet. SystemExit for a result of other settings: a ledger holds one study."""
-        cells = [cell for name in groups for cell in cells_of(GROUPS[name])]
-        return [cell for cell in cells if cell.task in tasks and not self._done(cell)]
+        return [cell for name in groups for cell in cells_of(GROUPS[name]) if not self._done(cell)]
 
     def _done(self, cell: Cell) -> bool:
         return self.ledger.has(cell.name, cell.seed, settings_of(cell, self.overrides))
@@ -217,7 +247,8 @@ class Study:
             given = [f"model.name_or_path={start}", "method.stages=implicit", f"training.max_steps={steps}"]
         own = {**FROM_BASE, **FROM_STAGE1}[cell.method]
         self._spiralthinker(
-            cell, "train", "--recipe", TASKS[cell.task].recipe, *given, *TRAINING, *own, *self.overrides,
+            cell, "train", "--recipe", TASKS[cell.task].recipe, *given, *TRAINING,
+            *TASKS[cell.task].settings(cell.task), *own, *self.overrides,
             "--seed", str(cell.seed), "--output", str(folder),
         )  # fmt: skip
 
@@ -232,8 +263,9 @@ class Study:
     def _test(self, cell: Cell, folder: Path, name: str) -> dict[str, Any]:
         """Packed answers of every point of a test."""
         output = folder / name.replace(" ", "-")
+        options = [argument for option in TASKS[cell.task].options for argument in ("--option", option)]
         self._spiralthinker(
-            cell, "evaluate", str(folder / "model"), "--benchmark", cell.task, "--limit", str(TEST_PROBLEMS),
+            cell, "evaluate", str(folder / "model"), "--benchmark", cell.task, *options, "--limit", str(TEST_PROBLEMS),
             "--max-new-tokens", "120", "--max-tokens-per-batch", "32768", *TESTED[name], "--output", str(output),
         )  # fmt: skip
         found = json.loads((output / "results.json").read_text(encoding="utf-8"))["points"]
@@ -290,6 +322,8 @@ def read_run(cell: Cell, folder: Path) -> study.Record:
 
 # ---------------------------------------------------------------------------------------------------------- tables
 
+Cells = Mapping[str, Sequence[study.Record]]  # results by method, at least one each; in the order of the rows
+
 
 def tables(ledger: study.Ledger) -> str:
     """Every table that the finished cells allow, in Markdown."""
@@ -298,33 +332,39 @@ def tables(ledger: study.Ledger) -> str:
         wanted = list(cells_of(group))
         there = sum(any(record["seed"] == cell.seed for record in ledger[cell.name]) for cell in wanted)
         parts.append(f"### {group.title} (`--group {name}`: {there} of {len(wanted)} cells)\n")
-        for task in TASKS if there else ():
-            shown = [method for method in (*group.also, *group.cells) if f"{task}/{method}" in ledger]
-            parts += [_costs(task, shown, ledger), _pairs(task, shown, group.against, ledger)]
-    for task in TASKS:
-        parts += [_tests(f"{task}/{method}", ledger) for method in TESTED_CELLS]
-    return "\n".join(part for part in parts if part)
+        if there:
+            cells = _finished(group, ledger)
+            parts += [_costs(cells), _pairs(group.pairs, cells)]
+    parts += [_tests(f"{task}/{method}", ledger) for task in TASKS for method in TESTED_CELLS]
+    return "\n".join(part for part in [*parts, _cost(ledger)] if part)
 
 
-def _costs(task: str, methods: Sequence[str], ledger: study.Ledger) -> str:
-    if not methods:
-        return ""
+def _finished(group: Group, ledger: study.Ledger) -> Cells:
+    """The results of a group's cells on its seeds: rows of one table are means over the same seeds."""
+    found = {
+        method: [record for record in ledger[f"{group.task}/{method}"] if record["seed"] <= group.seeds]
+        for method in (*group.also, *group.cells)
+    }
+    return {method: records for method, records in found.items() if records}
+
+
+def _costs(cells: Cells) -> str:
     lines = [
         (
-            f"| {task} | seeds | accuracy, % | se of a seed | boxed, % | text tokens | latent tokens | token passes "
+            "| cell | seeds | accuracy, % | by seed | boxed, % | text tokens | latent tokens | token passes "
             "| ms a response | training: steps | M token passes | s |"
         ),
         "|---" * 12 + "|",
     ]
-    for method in methods:
-        runs = ledger[f"{task}/{method}"]
+    for method, runs in cells.items():
 
         def mean(value: str, factor: float = 1, runs: Sequence[study.Record] = runs) -> float:
             return factor * statistics.mean(run[value] for run in runs)
 
+        accuracies = [100 * run["accuracy"] for run in runs]
         lines.append(
-            f"| {method} | {len(runs)} | {study.spread([100 * run['accuracy'] for run in runs])} "
-            f"| {mean('standard_error', 100):.1f} | {mean('boxed_rate', 100):.1f} | {mean('text_tokens'):.1f} "
+            f"| {method} | {len(runs)} | {study.spread(accuracies)} | {', '.join(f'{x:.1f}' for x in accuracies)} "
+            f"| {mean('boxed_rate', 100):.1f} | {mean('text_tokens'):.1f} "
             f"| {mean('latent_tokens'):.1f} | {mean('token_passes'):.0f} | {mean('seconds', 1000):.1f} "
             f"| {mean('training_steps'):.0f} | {mean('training_token_passes', 1e-6):.2f} "
             f"| {mean('training_seconds'):.0f} |"
@@ -332,15 +372,15 @@ def _costs(task: str, methods: Sequence[str], ledger: study.Ledger) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pairs(task: str, methods: Sequence[str], against: str, ledger: study.Ledger) -> str:
-    """Differences to one cell: over the seeds (t interval), over the problems (bootstrap), and seed by seed."""
-    theirs = {record["seed"]: record["answers"] for record in ledger[f"{task}/{against}"]}
+def _pairs(pairs: Sequence[tuple[str, str]], cells: Cells) -> str:
+    """Differences of two cells: over the seeds (t interval), over the problems (bootstrap), and seed by seed."""
     lines = [study.PAIRED_HEAD]
-    for method in methods:
-        own = {record["seed"]: record["answers"] for record in ledger[f"{task}/{method}"]}
-        if method != against and (seeds := sorted(own.keys() & theirs.keys())):
-            name = f"{task}: {method} - {against}"
-            lines.append(study.paired_row(name, [own[s] for s in seeds], [theirs[s] for s in seeds]))
+    for method, against in pairs:
+        own, theirs = (
+            {record["seed"]: record["answers"] for record in cells.get(name, ())} for name in (method, against)
+        )
+        if seeds := sorted(own.keys() & theirs.keys()):
+            lines.append(study.paired_row(f"{method} - {against}", [own[s] for s in seeds], [theirs[s] for s in seeds]))
     return "\n".join(lines) + "\n" if len(lines) > 1 else ""
 
 
@@ -362,19 +402,24 @@ def _tests(name: str, ledger: study.Ledger) -> str:
     return "\n".join([*lines, "", *pairs]) + "\n"
 
 
+def _cost(ledger: study.Ledger) -> str:
+    names = {cell.name for group in GROUPS.values() for cell in cells_of(group)}
+    seconds = [record["training_seconds"] for name in sorted(names) for record in ledger[name]]
+    return study.cost_line(seconds)
+
+
 # ---------------------------------------------------------------------------------------------------------- command
 
 
 def main() -> None:
     parser = study.command_line(__doc__, results=LEDGER, work=Path("runs/spiral-study"), groups=list(GROUPS))
-    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("overrides", nargs="*", help="further settings of every training, SECTION.KEY=VALUE")
     arguments = parser.parse_args()
     ledger = study.Ledger(arguments.results)
     runner = Study(ledger, arguments.work.resolve(), arguments.overrides)
     study.conduct(
         arguments,
-        missing=lambda: runner.missing(arguments.group, arguments.task),
+        missing=lambda: runner.missing(arguments.group),
         run=runner.run,
         tables=lambda: tables(ledger),
     )

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import threading
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeVar
@@ -182,6 +182,11 @@ def unpack_answers(answers: Mapping[str, Any]) -> list[int]:
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
+def each(names: Iterable[str], against: str) -> tuple[tuple[str, str], ...]:
+    """Every one of these cells against the same cell, which is left out where it is among them."""
+    return tuple((name, against) for name in names if name != against)
+
+
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean ± standard deviation; the mean alone of a single value."""
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -221,3 +226,16 @@ PAIRED_HEAD = (
     "| paired, same problems | seeds | difference, points: mean ± sd over seeds | 95 % t interval over seeds "
     "| 95 % bootstrap interval over problems | exact McNemar p, by seed |\n|---|---|---|---|---|---|"
 )
+
+
+def cost_line(seconds: Sequence[float]) -> str:
+    """What the trainings took, as a line of text; empty if there were none.
+
+    Their starts, and the test problems behind them, are not counted.
+    """
+    if not seconds:
+        return ""
+    return (
+        f"{len(seconds)} trainings, one thread each: {sum(seconds) / 3600:.1f} hours together; "
+        f"from {min(seconds):.0f} to {max(seconds):.0f} s, median {statistics.median(seconds):.0f} s.\n"
+    )
