@@ -1,12 +1,13 @@
 """Worker of test_generalthinker_parity.py: twenty steps of GeneralThinker on recorded responses, spread as a layout says.
 
-    python parity_generalthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong] [small-chunks] [idle]
+    python parity_generalthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong] [small-chunks] [idle] [lora]
 
 Each of the rollout's responses is found by its prompt, so that every layout sees the same ones. `wrong`: the loss is the
 mean over the tokens of each forward pass, the mistake that the test must find. `small-chunks`: the output head works on
 so few positions at a time that ranks have different numbers of chunks. `idle`: of half of the problems every response is
 one token and malformed, so that a rank has long responses while the other has short ones, and with `malformed=exclude`
-nothing to train on at all.
+nothing to train on at all. `lora`: an adapter is trained; what is compared is the model that a run exports, in which it
+is merged, and the adapter itself lies beside it.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from typing import Any
 import deepspeed
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 
@@ -31,7 +32,10 @@ from thinker_common.benchmarks import chains
 from thinker_common.distributed.engine import engine_of
 from thinker_common.distributed.process_group import leave
 from thinker_common.likelihood.logprobs import token_logprobs
+from thinker_common.models.adapters import add_lora
 from thinker_common.models.load import load_policy, load_tokenizer
+from thinker_common.training.export import export_trained
+from thinker_common.training.sections import LoraSettings
 
 _path = Path(__file__).parents[3] / "common/tests/parity.py"
 _spec = importlib.util.spec_from_file_location("parity", _path)
@@ -40,6 +44,7 @@ sys.modules["parity"] = parity
 _spec.loader.exec_module(parity)
 
 GROUP = 4
+LORA = LoraSettings(r=4, alpha=8.0)
 PROBLEMS = chains.generate("train", 2 * parity.STEPS, seed=5)
 
 
@@ -97,7 +102,8 @@ class FirstGradient(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **kwargs: Any) -> None:
         for name, parameter in getattr(model, "module", model).named_parameters():
-            self._hooks.append(parameter.register_hook(lambda gradient, name=name: self._add(name, gradient)))
+            if parameter.requires_grad:  # under an adapter the others have no gradient
+                self._hooks.append(parameter.register_hook(lambda gradient, name=name: self._add(name, gradient)))
 
     def _add(self, name: str, gradient: torch.Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0) + gradient.detach().clone()
@@ -112,6 +118,14 @@ class FirstGradient(TrainerCallback):
             if args.world_size > 1:
                 torch.distributed.all_reduce(self.sums[name])
             self.sums[name] /= args.world_size
+
+
+def policy(*, lora: bool) -> Any:
+    model = load_policy("embedded@1", dtype="float32")
+    if not lora:
+        return model
+    torch.manual_seed(0)  # the adapter begins with random weights
+    return add_lora(model, LORA)
 
 
 def main(layout_json: str, folder: str, *options: str) -> None:
@@ -135,8 +149,9 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     if layout.zero is not None:
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
     rows = training_rows(PROBLEMS, method, seed=0)
+    lora = "lora" in options
     trainer = ReplayTrainer(
-        model=load_policy("embedded@1", dtype="float32"),
+        model=policy(lora=lora),
         args=args,
         method=method,
         train_dataset=rows,
@@ -150,6 +165,16 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    engine = engine_of(trainer.model_wrapped)
+    if lora:
+        exported = Path(folder) / "model"
+        export_trained(
+            trainer.model_wrapped, trainer.processing_class, exported, best=None, rebuild=lambda: policy(lora=True)
+        )
+        if args.process_index == 0:
+            adapter = {name: weight.contiguous() for name, weight in weights.items() if ".default." in name}
+            save_file(adapter, Path(folder) / "adapter.safetensors")
+            weights = load_file(exported / "model.safetensors")
     gathered = [trainer.seen]
     if args.world_size > 1:
         gathered = [None] * args.world_size
@@ -158,7 +183,7 @@ def main(layout_json: str, folder: str, *options: str) -> None:
     if args.process_index == 0:
         # by rank and rollout: whether any token has an advantage
         busy = [[any(map(any, rollout.values())) for rollout in rollouts] for rollouts in gathered]
-        parity.record(Path(folder), history, weights, engine=engine_of(trainer.model_wrapped), seen=seen, busy=busy)
+        parity.record(Path(folder), history, weights, engine=engine, seen=seen, busy=busy)
         save_file(first.sums, Path(folder) / "first_gradient.safetensors")
     leave()
 

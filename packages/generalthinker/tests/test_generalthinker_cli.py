@@ -155,6 +155,58 @@ def test_every_recipe_loads_and_opens_with_what_it_is_and_its_command(name):
     assert f"#   generalthinker train --recipe {name} " in text
 
 
+def test_the_recipe_of_the_paper_is_the_papers(tmp_path):
+    """arXiv 2605.27934, section 5 and its tables; what the recipe does not name is a default that has to stay."""
+    from generalthinker.arguments import planned_steps, training_arguments
+    from thinker_common.benchmarks.generalthinker_mix import SIZES
+
+    settings = recipe_settings("paper-qwen2.5-1.5b")
+    assert settings.model.name_or_path == "Qwen/Qwen2.5-1.5B-Instruct"
+    assert settings.model.dtype == "auto", "bfloat16 on a GPU"
+    lora = settings.model.lora
+    assert (lora.r, lora.alpha, lora.dropout) == (32, 64, 0)
+    assert sorted(lora.target_modules) == [
+        "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
+    ]  # fmt: skip
+
+    method = settings.method
+    assert (method.reward, method.credit, method.base_policy) == ("likelihood", "controlled", "reference")
+    assert (method.credit_strength, method.token_clip) == (0.1, 2.0)
+    assert (method.credit_control, method.entropy_gate) == ("none", None)
+    assert (method.malformed, method.floor, method.min_group_std) == ("floor", -30.0, 0.0)
+    assert (method.conditioning, method.answers) == ("user", "reference")
+    assert method.prompt_template == (
+        r"{question} Please reason step by step, and put your final answer within \boxed{}."
+    )
+    assert method.conditioned_template == (
+        r"{question} Please reason step by step given the final answer within \boxed{}. \boxed{{answer}}"
+    )
+
+    arguments = training_arguments(settings, tmp_path)
+    assert (arguments.beta, arguments.epsilon, arguments.epsilon_high) == (0.001, 0.2, 0.2)
+    assert (arguments.loss_type, arguments.num_iterations) == ("grpo", 1)
+    assert not arguments.use_bias_correction_kl, "plain k3"
+    assert (arguments.num_generations, arguments.temperature, arguments.max_completion_length) == (8, 1.0, 1024)
+    assert (arguments.top_p, arguments.top_k) == (1.0, 0)
+    assert arguments.optim.startswith("adamw_torch")
+    assert (arguments.learning_rate, arguments.lr_scheduler_type, arguments.warmup_steps) == (1e-6, "cosine", 0.1)
+    assert (arguments.num_train_epochs, arguments.max_steps) == (1, -1)
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    assert batch == 16 * 8, "16 prompts of 8 responses"
+    assert arguments.steps_per_generation == arguments.gradient_accumulation_steps, "a rollout is one optimiser step"
+
+    data, evaluation = settings.data, settings.evaluation
+    assert (data.benchmark, data.split, data.limit, data.options) == ("generalthinker_mix", "train", None, {})
+    assert SIZES == {"train": 21_204, "valid": 1_000}
+    assert (evaluation.max_new_tokens, evaluation.validation_limit, evaluation.export) == (1024, 1000, "best")
+    assert evaluation.limit is None
+    # Validation is held out of the training problems, as the recipe says.
+    steps = planned_steps(arguments, SIZES["train"] - evaluation.validation_limit)
+    assert steps == 1262
+    text = " ".join(_common.recipes.recipe_text("generalthinker", "paper-qwen2.5-1.5b").replace("#", " ").split())
+    assert "20,204" in text and f"{steps:,} steps" in text
+
+
 def test_the_settings_page_has_every_setting_and_no_other():
     page = ROOT / "docs" / "settings.md"
     if not page.exists():

@@ -123,6 +123,63 @@ def test_a_rank_without_anything_to_train_on(
     assert {(True, False), (False, True), (False, False)} <= set(zip(*busy, strict=True))
 
 
+# What the paper trains: an adapter, on several ranks. Credit and gate are those that ask all ranks for a number.
+ADAPTER = ("lora", "credit=projection", "entropy_gate=0.5")
+
+
+@pytest.fixture(scope="module")
+def adapter_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    parity.run(WORKER, parity.LAYOUTS[parity.REFERENCE], folder, *ADAPTER)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "2 ranks, ZeRO-3",
+        pytest.param("2 ranks, DDP", marks=pytest.mark.slow),
+        pytest.param("2 ranks, ZeRO-2", marks=pytest.mark.slow),
+    ],
+)
+def test_an_adapter_and_a_credit_that_all_ranks_share(
+    name: str, adapter_reference: Path, tmp_path: Path, record_property: Any
+) -> None:
+    parity.run(WORKER, LAYOUTS[name], tmp_path, *ADAPTER)
+    found = compare(tmp_path, adapter_reference)
+    record_property(
+        f"generalthinker, parity, {name}, adapter", ", ".join(f"{what} {value:.1e}" for what, value in found.items())
+    )
+    assert {what: value for what, value in found.items() if not value <= LIMITS[what]} == {}
+    for folder in (adapter_reference, tmp_path):
+        exported_is_the_base_and_its_adapter(folder)
+
+
+def exported_is_the_base_and_its_adapter(folder: Path) -> None:
+    """W + alpha/r B A for every module with an adapter, W for every other weight."""
+    base = load_policy("embedded@1", dtype="float32").state_dict()
+    exported, adapter = load_file(folder / "model/model.safetensors"), load_file(folder / "adapter.safetensors")
+    adapted = 0
+    for name, weight in exported.items():
+        prefix = f"base_model.model.{name.removesuffix('.weight')}"
+        expected = base[name]
+        if f"{prefix}.lora_A.default.weight" in adapter:
+            a, b = (adapter.pop(f"{prefix}.lora_{part}.default.weight") for part in "AB")
+            assert b.norm() > 0, f"{name}: the adapter is trained"
+            expected = expected + 8.0 / 4 * (b @ a)
+            adapted += 1
+        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6, msg=name)
+    assert adapted and not adapter, "every weight of the adapter is in the model"
+
+
+@pytest.mark.slow
+def test_the_credit_of_a_peer_on_two_ranks(tmp_path: Path) -> None:
+    for name in (parity.REFERENCE, "2 ranks, DDP"):
+        parity.run(WORKER, LAYOUTS[name], tmp_path / name, "credit=rlsd")
+    found = compare(tmp_path / "2 ranks, DDP", tmp_path / parity.REFERENCE)
+    assert {what: value for what, value in found.items() if not value <= LIMITS[what]} == {}
+
+
 def test_the_likelihood_of_the_answer_is_trained_under_zero3(tmp_path: Path) -> None:
     """VeriFree's second term has forward passes of its own, on as many answers as a rank has well-formed responses."""
     verifree = ("reward=probability", "credit=none", "max_tokens_per_batch=64")

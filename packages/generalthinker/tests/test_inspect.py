@@ -4,7 +4,10 @@ import io
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
+from html import unescape
+from html.parser import HTMLParser
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from generalthinker.inspect.run import sparkline
 from generalthinker.inspect.terminal import coloured, show_group
 from generalthinker.inspect.tokens import token_texts
 from generalthinker.inspect.words import sides
-from generalthinker.report import evenly, sample_sections
+from generalthinker.report import CURVES, curve, evenly, sample_sections
 from generalthinker.samples import read_rows, read_samples, write_samples
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
@@ -405,6 +408,190 @@ def test_a_run_of_others(tmp_path: Path) -> None:
     folder.metrics.write_text("[1]\n")
     with pytest.raises(DataError, match=r"metrics.jsonl, line 1: not a row of a run"):
         invoke("inspect", str(folder.path))
+
+
+# --- the pages ----------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """A page's tags, checked for being closed in their order, and its texts by the tags that they stand in."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self.feed(source)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attributes)))
+        if tag not in ("meta", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, text: str) -> None:
+        self.texts.append((tuple(self.open), text))
+
+    def of(self, *tags: str) -> list[str]:
+        """The texts inside of these tags."""
+        return [text for inside, text in self.texts if inside[-len(tags) :] == tags]
+
+    def values(self, name: str) -> list[str]:
+        """The values of one attribute."""
+        return [value for _, attributes in self.attributes if (value := attributes.get(name)) is not None]
+
+
+@pytest.fixture(scope="module")
+def run_page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = tmp_path_factory.mktemp("pages") / "run.html"
+    invoke("inspect", str(run), "--page", str(page))
+    return page
+
+
+def test_the_page_of_a_run_draws_every_curve_to_its_last_value(run: Path, run_page: Path) -> None:
+    page = Page(run_page.read_text(encoding="utf-8"))
+    rows = read_rows(run / "metrics.jsonl")
+    drawn = {name: points for names, _ in CURVES.values() for name in names if (points := curve(rows, name))}
+    assert {"reward", "validation/accuracy", "validation/answer_loglik", "credit/log_ratio_std"} <= set(drawn)
+    legend = [text.removesuffix(", last ") for text in page.of("ul", "li")]
+    lasts = page.of("ul", "li", "b")
+    shown = dict(zip(legend, lasts, strict=True))
+    assert {name: shown[name] for name in drawn} == {name: f"{points[-1][1]:.3g}" for name, points in drawn.items()}
+    titles = [title for title, (names, _) in CURVES.items() if set(names) & set(drawn)]
+    assert [title for title in page.of("h2") if title in CURVES] == titles
+    problems = {row["id"] for row in read_samples(run / "samples.jsonl")}
+    assert {title for title in page.of("h2") if title.startswith("Through training: ")} == {
+        f"Through training: {problem}" for problem in problems
+    }
+    assert sum(tag == "svg" for tag, _ in page.attributes) == len(titles) + 1, "and the answers of these problems"
+    paths = page.values("d")
+    assert paths and not any("nan" in path or "inf" in path for path in paths)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in page.values("xlink:href")} <= set(ids)
+
+
+def test_the_page_of_a_model_colours_what_its_buttons_say(group_of: Callable[..., GroupCredit]) -> None:
+    group = group_of(token_clip=0.8)
+    page = Page(render_group_page(PROBLEM, MethodSettings(token_clip=0.8), group))
+    assert page.of("div", "label") == ["w_t", "d_t bounded", "d_t", "s_t", "A_t"]
+    ids = page.values("id")
+    assert page.values("for") == ids and len(set(ids)) == 5
+    tokens = [attributes for tag, attributes in page.attributes if tag == "span" and "data-read" in attributes]
+    shares = [dict(re.findall(r"--(\w): (-?[\d.]+)", attributes.get("style") or "")) for attributes in tokens]
+    ours = [token for response in group.responses for token in response.tokens]
+    assert len(tokens) == len(ours)
+    assert [attributes["class"] for attributes in tokens] == [
+        "t" + " c" * token.clipped + " o" * (not token.credited) for token in ours
+    ]
+    for key, name in {"w": "weight", "b": "bounded", "d": "evidence", "s": "log_ratio", "a": "advantage"}.items():
+        values = torch.tensor([getattr(token, name) for token in ours]).nan_to_num()
+        drawn = torch.tensor([float(share.get(key, 0)) for share in shares])
+        torch.testing.assert_close(drawn, values / values.abs().max(), rtol=0, atol=1e-3, msg=name)
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on PATH")
+
+    def load(source: str, probe: str, *, dark: bool) -> dict[str, Any]:
+        """What a script finds in a page that is drawn; only for it the page's policy is taken out."""
+        source = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", source)
+        script = f"<script>window.onload = () => {{ document.title = JSON.stringify(({probe})()); }}</script>"
+        path = tmp_path / "probed.html"
+        path.write_text(source.replace("</main>", f"</main>{script}"), encoding="utf-8")
+        flags = [
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom",
+            "--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        ]  # fmt: skip
+        done = subprocess.run([chromium, *flags, path.as_uri()], capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+        found = re.search(r"<title>(.*?)</title>", done.stdout.decode())
+        assert found is not None
+        return json.loads(unescape(found[1]))
+
+    return load
+
+
+LOOKS = """
+  const page = getComputedStyle(document.body).backgroundColor;
+  const fits = document.documentElement.scrollWidth <= innerWidth;
+  const inside = (part, whole) => part.left >= whole.left - 1 && part.right <= whole.right + 1
+    && part.top >= whole.top - 1 && part.bottom <= whole.bottom + 1;
+"""
+PAGE_COLOURS = {False: "rgb(251, 250, 248)", True: "rgb(21, 23, 26)"}
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_of_a_model_in_a_browser(
+    group_of: Callable[..., GroupCredit], browse: Callable[..., dict[str, Any]], dark: bool
+) -> None:
+    """Each button shows its scale and no other, and colours the tokens by its quantity."""
+    group = group_of(token_clip=0.8)
+    probe = f"""() => {{{LOOKS}
+      const buttons = [...document.querySelectorAll('.by > label')].map(label => {{
+        label.click();
+        const scales = [...document.querySelectorAll('.scale')].filter(scale => scale.getClientRects().length);
+        const tokens = [...document.querySelectorAll('.t')].map(token => getComputedStyle(token).backgroundImage);
+        return {{name: label.textContent, scales: scales.map(scale => scale.className), tokens}};
+      }});
+      const cards = [...document.querySelectorAll('article')].map(card => card.getBoundingClientRect());
+      const apart = cards.every((one, i) => cards.every((other, j) => i == j || one.right <= other.left
+        || other.right <= one.left || one.bottom <= other.top || other.bottom <= one.top));
+      const held = [...document.querySelectorAll('article')].every(card => [...card.querySelectorAll('.t')].every(
+        token => inside(token.getBoundingClientRect(), card.getBoundingClientRect())));
+      return {{page, fits, buttons, cards: cards.length, apart, held}};
+    }}"""
+    found = browse(render_group_page(PROBLEM, MethodSettings(token_clip=0.8), group), probe, dark=dark)
+    assert found["page"] == PAGE_COLOURS[dark]
+    assert found["fits"] and found["apart"] and found["held"]
+    assert found["cards"] == len(group.responses)
+    assert [button["scales"] for button in found["buttons"]] == [[f"scale scale-{key}"] for key in "wbdsa"]
+    colourings = [tuple(button["tokens"]) for button in found["buttons"]]
+    assert len(set(colourings)) == 5, "no two buttons show the same"
+    tokens = [token for response in group.responses for token in response.tokens]
+    uncoloured = colourings[0][next(place for place, token in enumerate(tokens) if not token.credited)]
+    for place, token in enumerate(tokens):
+        if token.credited and abs(token.weight) > 0.05:
+            assert colourings[0][place] != uncoloured, token
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_of_a_run_in_a_browser(run_page: Path, browse: Callable[..., dict[str, Any]], dark: bool) -> None:
+    """Every curve is drawn inside of its picture, in a colour that the background is not."""
+    probe = f"""() => {{{LOOKS}
+      const pictures = [...document.querySelectorAll('svg')].map(svg => {{
+        const whole = svg.getBoundingClientRect();
+        const lines = [...svg.querySelectorAll('path[style*="stroke: var(--s"]')];
+        return {{
+          size: [whole.width, whole.height],
+          lines: lines.length,
+          inside: lines.every(line => inside(line.getBoundingClientRect(), whole)),
+          colours: [...new Set(lines.map(line => getComputedStyle(line).stroke))],
+        }};
+      }});
+      const card = getComputedStyle(document.querySelector('section')).backgroundColor;
+      return {{page, card, fits, pictures}};
+    }}"""
+    source = run_page.read_text(encoding="utf-8")
+    found = browse(source, probe, dark=dark)
+    assert found["page"] == PAGE_COLOURS[dark]
+    assert found["fits"]
+    assert len(found["pictures"]) == source.count("<svg") > 10
+    for picture in found["pictures"]:
+        assert min(picture["size"]) > 100 and picture["lines"] and picture["inside"], picture
+        assert found["card"] not in picture["colours"]
+    first = found["pictures"][0]["colours"][0]
+    assert first == ("rgb(110, 168, 242)" if dark else "rgb(37, 99, 186)")
 
 
 def test_sparklines_and_thinning() -> None:

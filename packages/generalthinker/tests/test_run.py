@@ -2,15 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from generalthinker import callbacks
 from generalthinker.cli import app
 from generalthinker.config import MethodSettings
 from generalthinker.data import training_rows, wrong_answers
+from generalthinker.samples import read_samples
 from thinker_common.benchmarks import chains, facts
 from thinker_common.benchmarks.problem import LoadedBenchmark, Problem
 from thinker_common.errors import DataError
@@ -52,6 +55,14 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path, lora: bool) -> None:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "reward" in row] == [1, 2]
     assert [row["step"] for row in rows if "validation/accuracy" in row] == [1, 2]
+    assert all(0 < row["completions/mean_length"] <= 32 for row in rows if "reward" in row)
+    samples = read_samples(folder / "samples.jsonl")  # of all four problems that are held out
+    for row in rows:
+        if "validation/answer_loglik" in row:
+            own = [sample for sample in samples if sample["step"] == row["step"]]
+            logliks = [sample["answer_loglik"] for sample in own if sample["boxed"]]
+            assert row["validation/answer_loglik"] == pytest.approx(sum(logliks) / len(logliks))
+            assert row["validation/boxed_rate"] == len(logliks) / len(own) == len(logliks) / 4
 
     before, after = load_policy("embedded"), load_policy(folder / "model")
     load_tokenizer(folder / "model")
@@ -69,6 +80,37 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path, lora: bool) -> None:
     for first, second in zip(rows, repeated, strict=True):
         if "reward" in first:
             assert first["reward"] == pytest.approx(second["reward"], rel=1e-5), "config.yaml runs the same again"
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_weights_of_the_best_step_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool) -> None:
+    """Of four validated steps the second is the best, and the last one only as good."""
+    accuracies = iter([0.0, 0.25, 0.75, 0.5, 0.75])  # the first one is of the samples before training
+    validate = callbacks.evaluate_one
+    monkeypatch.setattr(
+        callbacks, "evaluate_one", lambda *arguments: replace(validate(*arguments), accuracy=next(accuracies))
+    )
+    folder = tmp_path / "run"
+    printed = invoke(
+        "train", "--output", str(folder), *TINY, "training.max_steps=4", "training.warmup_steps=0",
+        "training.learning_rate=1e-3", "training.save_steps=1", "training.save_total_limit=null",
+        "evaluation.at_start=false", "evaluation.at_end=false", "evaluation.export=best",
+        *(["model.lora.r=4", "training.learning_rate=1e-2"] if lora else []),
+    )  # fmt: skip
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["steps"], results["exported_step"]) == (4, 2)
+    assert "the weights of step 2, the best by validation" in printed
+
+    def weights(path: Path) -> dict[str, torch.Tensor]:
+        model = load_policy(path, dtype="float32")
+        return (model.merge_and_unload() if lora and path.name != "model" else model).state_dict()
+
+    exported = weights(folder / "model")
+    for step in (1, 2, 3, 4):
+        saved = weights(folder / "checkpoints" / f"checkpoint-{step}")
+        assert saved.keys() == exported.keys()
+        same = all(torch.allclose(saved[name], exported[name], rtol=0, atol=1e-7) for name in saved)
+        assert same == (step == 2), f"step {step}"
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """The trainer on replayed responses, against computations written out with full logits."""
 
+import json
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from torch import Tensor
+from trl import GRPOTrainer
 
 from generalthinker.arguments import planned_steps, training_arguments
 from generalthinker.callbacks import status
@@ -91,10 +96,21 @@ def full_logprobs(model: Any, prompt: list[int], continuation: list[int]) -> Ten
     return torch.stack([logprobs_TV[start + i - 1, token] for i, token in enumerate(continuation)])
 
 
-def expected(trainer: GeneralThinkerTrainer, *, credit: str, strength: float, clip: float) -> list[dict[str, Any]]:
-    """Everything the batch should hold, response by response, in plain Python."""
+def expected(
+    trainer: GeneralThinkerTrainer,
+    *,
+    credit: str,
+    strength: float,
+    clip: float,
+    rows: list[dict[str, Any]] | None = None,
+    silenced: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Everything the batch should hold, response by response, in plain Python.
+
+    rows: of the rollout. silenced: a group whose rewards deviate less has no advantage.
+    """
     tokenizer = trainer.processing_class
-    rows = rollout_rows(trainer.train_dataset)
+    rows = rows or rollout_rows(trainer.train_dataset)
     out = []
     for row, text, well_formed, truncated in zip(rows, RESPONSES, WELL_FORMED, TRUNCATED, strict=True):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -118,13 +134,20 @@ def expected(trainer: GeneralThinkerTrainer, *, credit: str, strength: float, cl
         rewards = torch.tensor([item["reward"] for item in out[start : start + GROUP]], dtype=torch.float64)
         for item, reward in zip(out[start : start + GROUP], rewards, strict=True):
             advantage = ((reward - rewards.mean()) / (rewards.std() + 1e-4)).item()
+            advantage = 0.0 if rewards.std() < silenced else advantage
+            item["advantage"], item["group_std"] = advantage, rewards.std().item()
             item["advantages"] = torch.full((item["covered"],), advantage, dtype=torch.float64)
-            if credit == "controlled" and item["reasoning"]:
+            if credit != "none" and item["reasoning"]:
                 s = item["s"][: item["reasoning"]]
                 d = (s - s.mean()) / (s.std(unbiased=False) + 1e-6)
-                d = d.clamp(-clip, clip)
-                d = d - d.mean()
-                item["advantages"] = advantage + strength * abs(advantage) * d / max(1.0, d.abs().max().item())
+                item["clipped"] = (d.abs() > clip) & (credit != "additive")
+                if credit == "additive":
+                    item["weights"], scale = d, 1.0
+                else:
+                    d = d.clamp(-clip, clip)
+                    d = d - d.mean()
+                    item["weights"], scale = d / max(1.0, d.abs().max().item()), abs(advantage)
+                item["advantages"] = advantage + strength * scale * item["weights"]
     return out
 
 
@@ -172,7 +195,7 @@ def test_gradient_against_finite_differences(
     trainer = make_trainer(credit="controlled", credit_strength=0.5)
     batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
     generator = torch.Generator().manual_seed(2)
-    noise = 0.05 * torch.randn(batch["advantages"].shape, generator=generator, dtype=torch.float64)
+    noise = 0.3 * torch.randn(batch["advantages"].shape, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         old = token_logprobs(
             trainer.model,
@@ -180,7 +203,11 @@ def test_gradient_against_finite_differences(
             torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
             keep=batch["completion_ids"].shape[1],
         )
-    batch["old_per_token_logps"] = old + noise  # ratios differ from 1, some outside the clip range
+    batch["old_per_token_logps"] = old + noise
+    ratio, advantages = (-noise).exp(), batch["advantages"]
+    covered = (batch["tool_mask"] * batch["completion_mask"]).bool()
+    for stopped in ((ratio > 1.2) & (advantages > 0), (ratio < 0.8) & (advantages < 0)):
+        assert 0 < (stopped & covered).sum() < covered.sum() / 2, "the surrogate is flat on some tokens, not on most"
     trainer.current_gradient_accumulation_steps = 1
 
     def loss() -> Tensor:
@@ -263,6 +290,95 @@ def test_a_rollout_that_does_not_fit_into_memory_says_what_to_lower(
         trainer.train()
 
 
+def test_a_rollout_that_is_trained_on_twice(
+    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """num_iterations = 2: both passes compare with the policy that sampled, which the second one has moved away from."""
+    trainer = make_trainer(
+        credit="controlled",
+        credit_strength=0.5,
+        training={
+            "num_iterations": 2,
+            "max_steps": 2,
+            "learning_rate": 2e-3,
+            "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
+        },
+    )
+    sampler = deepcopy(trainer.model)
+    passes: list[dict[str, Tensor]] = []
+    compute_loss, training_step = trainer._compute_loss, trainer.training_step
+
+    def remember(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        passes.append({name: value.clone() for name, value in inputs.items() if isinstance(value, Tensor)})
+        return compute_loss(model, inputs)
+
+    def compare(*arguments: Any) -> Tensor:
+        loss = training_step(*arguments)
+        gradients = [parameter.grad for parameter in trainer.model.parameters()]
+        trainer.model.zero_grad()
+        brute, ratio = surrogate_and_kl(trainer.model, sampler, trainer.ref_model, passes[-1], beta=0.1)
+        brute.backward()
+        ours, theirs = (
+            torch.cat([gradient.flatten() for gradient in side])
+            for side in (gradients, [parameter.grad for parameter in trainer.model.parameters()])
+        )
+        assert (ours - theirs).norm() <= 1e-5 * theirs.norm(), f"pass {len(passes)}"
+        assert loss.item() == pytest.approx(brute.item(), abs=1e-6)
+        passes[-1]["ratio"] = ratio
+        for parameter, gradient in zip(trainer.model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        return loss
+
+    monkeypatch.setattr(trainer, "_compute_loss", remember)
+    monkeypatch.setattr(trainer, "training_step", compare)
+    trainer.train()
+
+    first, second = passes
+    for name in ("completion_ids", "tool_mask", "advantages", "old_per_token_logps", "ref_per_token_logps"):
+        assert torch.equal(first[name], second[name]), f"{name}: of the rollout, not of the pass"
+    torch.testing.assert_close(first["ratio"], torch.ones_like(first["ratio"]), rtol=0, atol=1e-5)
+    outside = (second["ratio"] - 1).abs() > 0.2
+    assert 0 < outside.sum() < len(outside), "some tokens have left the clip range"
+
+
+def surrogate_and_kl(
+    policy: Any, sampler: Any, reference: Any, batch: dict[str, Tensor], *, beta: float
+) -> tuple[Tensor, Tensor]:
+    """The loss of a batch from full logits, one row at a time, and the ratios of the tokens that it covers.
+
+    Of the batch come ids, masks and advantages. Its old log-probabilities have to be those of the sampler.
+    """
+    rows, ratios = [], []
+    for row in range(len(batch["prompt_ids"])):
+        prompt, response = (
+            batch[f"{part}_ids"][row][batch[f"{part}_mask"][row].bool()] for part in ("prompt", "completion")
+        )
+        ids = torch.cat([prompt, response])[None]
+        places = slice(len(prompt) - 1, -1)
+        covered = batch["tool_mask"][row, : len(response)].bool()
+        if not covered.any():
+            rows.append(torch.zeros((), dtype=torch.float64))
+            continue
+
+        def logprobs(model: Any, ids: Tensor = ids, places: slice = places, response: Tensor = response) -> Tensor:
+            logits = model(input_ids=ids).logits[0, places].double()
+            return logits.log_softmax(-1).gather(1, response[:, None])[:, 0]
+
+        with torch.no_grad():
+            old, fixed = logprobs(sampler)[covered], logprobs(reference)[covered]
+        stored = batch["old_per_token_logps"][row, : len(response)][covered]
+        torch.testing.assert_close(stored.double(), old, rtol=0, atol=1e-5)
+        logp = logprobs(policy)[covered]
+        advantages = batch["advantages"][row, : len(response)][covered].double()
+        ratio = (logp - old).exp()
+        surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        k3 = (fixed - logp).exp() - (fixed - logp) - 1
+        rows.append((beta * k3 - surrogate).mean())
+        ratios.append(ratio.detach())
+    return torch.stack(rows).mean(), torch.cat(ratios)
+
+
 def test_own_answer_and_truncated_responses_get_no_gradient(
     make_trainer: Callable[..., GeneralThinkerTrainer],
 ) -> None:
@@ -334,6 +450,96 @@ def test_two_steps_change_the_policy_and_log_what_the_method_promises(
     ):  # fmt: skip
         assert all(name in row for row in logs), name
     assert all(row["credit/sign_flip_ratio"] == 0 for row in logs)
+
+
+@pytest.mark.parametrize("credit", ["additive", "controlled"])
+def test_metrics_jsonl_holds_the_numbers_of_the_rollout(
+    make_trainer: Callable[..., GeneralThinkerTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    credit: str,
+) -> None:
+    """Every number of a step that is not TRL's own, counted from full logits; one of the two groups is silenced."""
+    how = {"credit": credit, "strength": 0.9, "clip": 1.0}
+    trainer = make_trainer(credit=credit, credit_strength=0.9, token_clip=1.0, training={"max_steps": 1})
+    ids = [trainer.processing_class(text, add_special_tokens=False)["input_ids"] for text in RESPONSES]
+    monkeypatch.setattr(trainer, "_generate", MethodType(GRPOTrainer._generate, trainer))  # which logs their lengths
+    monkeypatch.setattr(trainer, "_generate_single_turn", lambda *_, **__: (ids, None))
+    wanted: list[dict[str, Any]] = []
+    original = trainer._generate_and_score_completions
+
+    def rollout(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        deviations = [expected(trainer, rows=rows, **how)[row]["group_std"] for row in (0, GROUP)]
+        trainer.method.min_group_std = sum(deviations) / 2
+        wanted.extend(expected(trainer, rows=rows, silenced=trainer.method.min_group_std, **how))
+        return original(rows)
+
+    monkeypatch.setattr(trainer, "_generate_and_score_completions", rollout)
+    trainer.add_callback(MetricsLog(RunFolder.create(tmp_path / "run"), lambda *_: None, [], status))
+    trainer.train()
+    logged = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+
+    credited = [item for item, well_formed in zip(wanted, WELL_FORMED, strict=True) if well_formed]
+    s = torch.cat([item["s"][: item["reasoning"]] for item in credited])
+    weights = torch.cat([item["weights"] for item in credited]).abs()
+    clipped = torch.cat([item["clipped"] for item in credited])
+    flipped = torch.cat([item["advantages"] * item["advantage"] < 0 for item in credited])
+    rewards = torch.tensor([item["reward"] for item in wanted], dtype=torch.float64)
+    numbers = {
+        "reward": rewards.mean(),
+        "reward_std": rewards.std(),
+        "answer_logprob": rewards[WELL_FORMED].mean(),
+        "well_formed_rate": 4 / 8,
+        "boxed_rate": 6 / 8,  # all but the one that has none and the one that does not close it
+        "truncation_rate": 1 / 8,
+        "groups_under_min_std": 1 / 2,
+        "groups_without_signal": 1 / 2,
+        "completions/mean_length": sum(map(len, ids)) / 8,
+        "credit/log_ratio_mean": s.mean(),
+        "credit/log_ratio_std": s.std(),
+        "credit/clip_ratio": clipped.double().mean(),
+        "credit/sign_flip_ratio": flipped.double().mean(),
+        **{f"credit/weight_abs_p{q}": weights.quantile(q / 100) for q in (50, 90, 99)},
+    }
+    assert {name: logged[name] for name in numbers} == pytest.approx(
+        {name: float(value) for name, value in numbers.items()}, rel=1e-4, abs=1e-6
+    )
+    assert (flipped.sum() > 0) == (credit == "additive"), "the control keeps every sign, and without it some are lost"
+    assert (clipped.sum() > 0) == (credit == "controlled")
+
+
+def test_a_sign_that_merges_with_the_brace(
+    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer writes `{-` as one token: it is neither reasoning nor gets a loss, and all of the answer is scored."""
+    monkeypatch.setattr(f"{__name__}.RESPONSES", [f"2-7=-5. So \\boxed{{{own}}}<|end|>" for own in ("-5", "5", "-8", "12")] * 2)  # fmt: skip
+    monkeypatch.setattr(
+        f"{__name__}.PROBLEMS", [replace(PROBLEMS[0], answer="-5"), replace(PROBLEMS[0], id="five", answer="5")]
+    )
+    trainer = make_trainer(credit="none")
+    tokenizer = trainer.processing_class
+    batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+    [rewards] = trainer._logs["rewards"].values()
+    closing = [token for text, token in tokenizer.get_vocab().items() if text.startswith("}")]
+    wanted = []
+    for number, (row, text) in enumerate(zip(rollout_rows(trainer.train_dataset), RESPONSES, strict=True)):
+        response = tokenizer(text, add_special_tokens=False)["input_ids"]
+        merged = "{-" in text
+        assert ("{-" in tokenizer.convert_ids_to_tokens(response)) == merged, "what the case rests on"
+        behind = "" if merged else "{"
+        reasoning = tokenizer(text[: text.index("{")] + behind, add_special_tokens=False)["input_ids"]
+        assert reasoning == response[: len(reasoning)]
+        assert batch["tool_mask"][number].sum() == len(reasoning), text
+        assert batch["tool_mask"][number, : len(reasoning)].all()
+        answer = tokenizer(("{" if merged else "") + row["answer"], add_special_tokens=False)["input_ids"]
+        context = render_prompt(tokenizer, row["prompt"]) + reasoning
+        with torch.no_grad():
+            after = trainer.model(input_ids=torch.tensor([context + answer])).logits[0, -1].double().log_softmax(-1)
+        reward = full_logprobs(trainer.model, context, answer).sum() + after[closing].logsumexp(0)
+        wanted.append(reward.item())
+    assert list(rewards) == pytest.approx(wanted, rel=1e-5)
+    for own in range(GROUP):
+        assert abs(wanted[own] - wanted[GROUP + own]) > 0.1, "-5 is not scored as 5"
 
 
 def test_lora_trains_the_adapter_against_the_base_model(

@@ -1,20 +1,31 @@
 """Every private name of TRL that `trainer.py` overrides, calls or reads. A TRL upgrade fails here and nowhere else."""
 
+import ast
 import inspect
 import re
 from importlib.resources import files
 
 import pytest
+from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.models.utils import disable_gradient_checkpointing
 
-from generalthinker.trainer import SAMPLING_MODES
+from generalthinker.trainer import SAMPLING_MODES, GeneralThinkerTrainer
+from thinker_common.training.dependable import DependableMixin
 
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
     "_tokenize_prompts": ["self", "prompts"],
     "_send_telemetry": ["self"],
+    "_compute_loss": ["self", "model", "inputs"],
+}
+# What DependableMixin stands in front of: TRL's own versions, which it calls with these in their places.
+BEHIND_THE_MIXIN = {
+    "_prepare_inputs": ["self", "generation_batch"],
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "log": ["self", "logs", "start_time"],
 }
 # Called by keyword from TRL's loss: our override takes these by name and everything multimodal as **.
 LOGPROBS = [
@@ -32,11 +43,15 @@ GENERATE_RETURN = (
     "return prompt_ids, completion_ids, tool_mask, completions, logprobs, extra_fields, images, tool_images"
 )
 ATTRIBUTES = (
-    "_metrics", "_logs", "_tokenizer", "_entropy_bonus_enabled", "num_generations",
-    "eos_token_ids", "ref_model", "beta", "temperature", "num_iterations", "use_vllm",
+    "_metrics", "_logs", "_tokenizer", "_entropy_bonus_enabled", "_buffered_inputs", "_step", "num_generations",
+    "eos_token_ids", "ref_model", "beta", "temperature", "num_iterations", "use_vllm", "aux_loss_enabled",
     "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_min",
     "vllm_importance_sampling_clip_max",
 )  # fmt: skip
+# Of transformers' Trainer, and documented there but for the one that its training loop sets before every step.
+OF_TRANSFORMERS = {
+    "args", "model", "model_wrapped", "state", "accelerator", "processing_class", "current_gradient_accumulation_steps",
+}  # fmt: skip
 # What the loss reads from our batch, and how.
 BATCH_KEYS = (
     'inputs["prompt_ids"], inputs["prompt_mask"]',
@@ -55,6 +70,50 @@ def test_signatures_of_overridden_methods(name: str) -> None:
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == OVERRIDDEN[name]
 
 
+@pytest.mark.parametrize("name", BEHIND_THE_MIXIN)
+def test_signatures_behind_the_mixin(name: str) -> None:
+    assert list(inspect.signature(vars(GRPOTrainer)[name]).parameters) == BEHIND_THE_MIXIN[name]
+
+
+def test_the_lists_of_methods_are_complete() -> None:
+    def of_trl(cls: type) -> set[str]:
+        """The methods of the class that TRL's trainer, or what it derives from, has as well."""
+        return {name for name, value in vars(cls).items() if inspect.isfunction(value) and hasattr(GRPOTrainer, name)}
+
+    own = of_trl(GeneralThinkerTrainer) - {"__init__"}  # whose arguments are public, and passed by name
+    assert own == {*OVERRIDDEN, "_get_per_token_logps_and_entropies"}
+    mixed = {name for name in of_trl(DependableMixin) - {"__init__"} if name in vars(GRPOTrainer)}
+    assert mixed == set(BEHIND_THE_MIXIN), "the others are transformers' alone: see test_dependable_trl.py"
+
+
+def test_the_list_of_attributes_is_complete() -> None:
+    """All that trainer.py takes from `self` is its own, or stands in a list of this file."""
+    tree = ast.parse(files("generalthinker").joinpath("trainer.py").read_text(encoding="utf-8"))
+    on_self = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    ]
+    trl = inspect.getsource(GRPOTrainer) + inspect.getsource(Trainer)
+    assigned = {node.attr for node in on_self if isinstance(node.ctx, ast.Store)}
+    own = {*vars(GeneralThinkerTrainer), *(name for name in assigned if not re.search(rf"self\.{name}\b", trl))}
+    assert {node.attr for node in on_self} - own == {*ATTRIBUTES, *OF_TRANSFORMERS, "_generate"}
+
+
+@pytest.mark.parametrize("name", sorted(OF_TRANSFORMERS))
+def test_attributes_of_transformers(name: str) -> None:
+    assert re.search(rf"self\.{name}(, self\.\w+)* = ", inspect.getsource(Trainer)), name
+
+
+def test_the_rollout_that_a_checkpoint_holds_is_the_one_that_is_trained_on_next() -> None:
+    """`rank_state` saves `_buffered_inputs` and `_step` in the middle of a round, and a resumed run puts them back."""
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "if self._step % generate_every == 0 or self._buffered_inputs is None" in source
+    assert "self._buffered_inputs = [" in source
+    assert "inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]" in source
+    assert "self._step += 1" in inspect.getsource(GRPOTrainer.training_step)
+
+
 def test_log_probabilities() -> None:
     parameters = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     assert parameters[: len(LOGPROBS)] == LOGPROBS
@@ -69,6 +128,7 @@ def test_generate() -> None:
 
 def test_the_loss_reads_the_batch_as_we_write_it() -> None:
     source = inspect.getsource(GRPOTrainer._compute_loss)
+    assert "self.current_gradient_accumulation_steps" in source, "our second term is divided as TRL's loss is"
     for snippet in BATCH_KEYS:
         assert snippet in source, snippet
 
@@ -119,7 +179,8 @@ def test_gradient_checkpointing_is_switched_off_by_name() -> None:
 
 
 def test_private_names_stand_in_one_file() -> None:
-    ours = {*OVERRIDDEN, "_get_per_token_logps_and_entropies", "_generate", "_metrics", "_logs"}
+    private = {name for name in (*OVERRIDDEN, *ATTRIBUTES) if name.startswith("_")}
+    ours = {*private, "_get_per_token_logps_and_entropies", "_generate"}
     for entry in files("generalthinker").iterdir():
         if entry.name.endswith(".py") and entry.name != "trainer.py":
             used = {name for name in ours if re.search(rf"\.{name}\b", entry.read_text(encoding="utf-8"))}
