@@ -183,7 +183,8 @@ def test_the_recipe_of_the_paper_is_the_papers(tmp_path):
     )
 
     arguments = training_arguments(settings, tmp_path)
-    assert (arguments.beta, arguments.epsilon, arguments.epsilon_high) == (0.001, 0.2, 0.2)
+    assert (arguments.beta, arguments.epsilon) == (0.001, 0.2)
+    assert arguments.epsilon_high is None, "the same as epsilon"
     assert (arguments.loss_type, arguments.num_iterations) == ("grpo", 1)
     assert not arguments.use_bias_correction_kl, "plain k3"
     assert (arguments.num_generations, arguments.temperature, arguments.max_completion_length) == (8, 1.0, 1024)

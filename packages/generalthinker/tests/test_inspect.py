@@ -536,7 +536,7 @@ def test_the_page_of_a_model_in_a_browser(
     group_of: Callable[..., GroupCredit], browse: Callable[..., dict[str, Any]], dark: bool
 ) -> None:
     """Each button shows its scale and no other, and colours the tokens by its quantity."""
-    group = group_of(token_clip=0.8)
+    group = group_of(token_clip=1.5)
     probe = f"""() => {{{LOOKS}
       const buttons = [...document.querySelectorAll('.by > label')].map(label => {{
         label.click();
@@ -551,7 +551,7 @@ def test_the_page_of_a_model_in_a_browser(
         token => inside(token.getBoundingClientRect(), card.getBoundingClientRect())));
       return {{page, fits, buttons, cards: cards.length, apart, held}};
     }}"""
-    found = browse(render_group_page(PROBLEM, MethodSettings(token_clip=0.8), group), probe, dark=dark)
+    found = browse(render_group_page(PROBLEM, MethodSettings(token_clip=1.5), group), probe, dark=dark)
     assert found["page"] == PAGE_COLOURS[dark]
     assert found["fits"] and found["apart"] and found["held"]
     assert found["cards"] == len(group.responses)
@@ -571,7 +571,7 @@ def test_the_page_of_a_run_in_a_browser(run_page: Path, browse: Callable[..., di
     probe = f"""() => {{{LOOKS}
       const pictures = [...document.querySelectorAll('svg')].map(svg => {{
         const whole = svg.getBoundingClientRect();
-        const lines = [...svg.querySelectorAll('path[style*="stroke: var(--s"]')];
+        const lines = [...svg.querySelectorAll('path[style*="stroke: var(--s"]')].filter(line => !line.closest('defs'));
         return {{
           size: [whole.width, whole.height],
           lines: lines.length,

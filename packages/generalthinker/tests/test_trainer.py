@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from types import MethodType
@@ -305,7 +304,7 @@ def test_a_rollout_that_is_trained_on_twice(
             "warmup_steps": 0,
         },
     )
-    sampler = deepcopy(trainer.model)
+    sampler = load_policy("embedded").to(torch.float64)
     passes: list[dict[str, Tensor]] = []
     compute_loss, training_step = trainer._compute_loss, trainer.training_step
 
