@@ -31,7 +31,7 @@ from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.distributed.engine import engine_of
 from thinker_common.distributed.process_group import leave
-from thinker_common.likelihood.logprobs import token_logprobs
+from thinker_common.likelihood import targets
 from thinker_common.models.adapters import add_lora
 from thinker_common.models.load import load_policy, load_tokenizer
 from thinker_common.training.export import export_trained
@@ -131,7 +131,7 @@ def policy(*, lora: bool) -> Any:
 def main(layout_json: str, folder: str, *options: str) -> None:
     layout = parity.Layout(**json.loads(layout_json))
     if "small-chunks" in options:
-        token_logprobs.__kwdefaults__["chunk_tokens"] = 8
+        targets.CHUNK_TOKENS = 8
     method = MethodSettings(
         **{key: yaml.safe_load(value) for key, _, value in (o.partition("=") for o in options) if value}
     )

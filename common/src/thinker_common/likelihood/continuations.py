@@ -12,7 +12,7 @@ Shape legend: S tokens of a batch, one continuation after another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .batching import token_budget_batches
 from .logprobs import causal_inputs, evaluation_mode, predicting_states, token_logprobs
-from .prefix_tree import PackedRow, attention_span, can_branch, pack, tree_inputs, widest_tree
+from .prefix_tree import PackedRow, attention_span, can_branch, known_to_branch, pack, tree_inputs, widest_tree
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -82,13 +82,17 @@ def measured(
 
     Args:
         max_tokens_per_batch: padding included; a continuation that is longer on its own makes a batch of one.
-        one_pass: everything in one forward pass, however long, nothing shared that would branch. Under ZeRO-3, which
-            gathers weights in each of them, ranks with other tokens then still do the same.
+        one_pass: everything in one forward pass, however long. Under ZeRO-3, which gathers weights in each of them,
+            ranks with other tokens then still do the same. What would branch is shared if the model is known to be able
+            to, since finding it out takes passes.
         with_entropy: the entropies as well.
         entropy_grad: let gradients flow through them; without it they are constants.
     """
     sequences = {index: continuation.read_ids for index, continuation in enumerate(continuations)}
-    batches = [pack(sequences)] if one_pass else _batches(model, sequences, max_tokens_per_batch)
+    if one_pass:
+        batches = iter([_packed(model, sequences, max_tokens_per_batch, can=known_to_branch)])
+    else:
+        batches = _batches(model, sequences, max_tokens_per_batch)
     for packed in batches:
         if any(row.branches for row in packed):
             inputs = tree_inputs(model, packed)
@@ -110,13 +114,24 @@ def _batches(
     model: PreTrainedModel | PeftModel, sequences: Mapping[int, Sequence[int]], max_tokens: int
 ) -> Iterator[list[PackedRow]]:
     """Rows that branch apart from rows that do not, whose attention takes an ordinary mask."""
-    packed = pack(sequences, widest=min(max_tokens, widest_tree(model)), attention_span=attention_span(model))
-    if any(row.branches for row in packed) and not can_branch(model):
-        packed = pack(sequences)
+    packed = _packed(model, sequences, max_tokens, can=can_branch)
     for branches in (True, False):
         rows = [row for row in packed if row.branches is branches]
         for batch in token_budget_batches([len(row.ids) for row in rows], max_tokens, max_padding=MAX_PADDING):
             yield [rows[i] for i in batch]
+
+
+def _packed(
+    model: PreTrainedModel | PeftModel,
+    sequences: Mapping[int, Sequence[int]],
+    max_tokens: int,
+    *,
+    can: Callable[[PreTrainedModel | PeftModel], bool],
+) -> list[PackedRow]:
+    packed = pack(sequences, widest=min(max_tokens, widest_tree(model)), attention_span=attention_span(model))
+    if any(row.branches for row in packed) and not can(model):
+        return pack(sequences)
+    return packed
 
 
 def targets_of(packed: Sequence[PackedRow], continuations: Sequence[Continuation]) -> tuple[list[int], Targets]:

@@ -193,6 +193,11 @@ def can_branch(model: PreTrainedModel | PeftModel, *, warn: bool = True) -> bool
     return obstacle is None
 
 
+def known_to_branch(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether `can_branch` has found that it can. Runs nothing, as where ranks have to do the same in step."""
+    return model in _obstacle and _obstacle[model] is None
+
+
 def _find_obstacle(model: PreTrainedModel | PeftModel) -> str | None:
     implementation = model.config.get_text_config()._attn_implementation
     if implementation not in ("sdpa", "eager"):

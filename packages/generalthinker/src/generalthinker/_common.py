@@ -51,6 +51,7 @@ _LAZY = {
     "TokenHeat": "evaluation.report:TokenHeat",
     "add_lora": "models.adapters:add_lora",
     "call_through": "likelihood.forward:call_through",
+    "can_branch": "likelihood.prefix_tree:can_branch",
     "cells": "evaluation.table:cells",
     "chat": "models.chat",
     "check_arguments": "training.settings:check_arguments",
@@ -129,6 +130,7 @@ if TYPE_CHECKING:
     from thinker_common.likelihood.continuations import continuation_logprobs as continuation_logprobs
     from thinker_common.likelihood.continuations import masked_logprobs as masked_logprobs
     from thinker_common.likelihood.forward import call_through as call_through
+    from thinker_common.likelihood.prefix_tree import can_branch as can_branch
     from thinker_common.likelihood.scorer import AnswerScore as AnswerScore
     from thinker_common.likelihood.scorer import AnswerScorer as AnswerScorer
     from thinker_common.likelihood.scorer import ScoringItem as ScoringItem

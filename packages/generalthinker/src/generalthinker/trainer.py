@@ -32,6 +32,7 @@ from ._common import (
     ScoringItem,
     SettingsError,
     call_through,
+    can_branch,
     chat,
     check_head,
     gathered,
@@ -211,6 +212,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             gathered(self.model_wrapped) as policy,  # ranks score different numbers of batches
             self.accelerator.autocast(),
         ):
+            can_branch(self.model)  # found out here, where the weights are whole: the update cannot
             items = self._scoring_items(rollout, inputs)
             if needs_current or needs_old:
                 answer_scores, current_BT, entropies_BT = self._score_answers_and_responses(
