@@ -10,6 +10,7 @@ is right for one option in four.
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
@@ -23,22 +24,34 @@ COLUMNS = ("recall exact", "facts of an option right", "verdict right", "says th
 
 
 def texts(path: Path) -> Iterator[tuple[str, str]]:
-    """(prompt, text) of each row; the first line of the file says how they were made."""
+    """(prompt, text) of each row; the first line of the file says how they were made. None of a stage without file."""
+    if not path.exists():
+        return
     for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         row = json.loads(line)
         yield row["prompt"], plain(row["text"])
 
 
-def score(folder: Path, questions: dict[str, Question]) -> list[float]:
-    """The figures of `COLUMNS`. folder: of the greedy chains of one student."""
+def asked(prompt: str) -> str:
+    """The question and its options, without what was recalled or is asked for."""
+    return re.split(r"\n(?:Recall|Analyze):", prompt, maxsplit=1)[0]
+
+
+def score(folder: Path, questions: dict[str, Question]) -> list[float | None]:
+    """The figures of `COLUMNS`; None for a stage that the student does not have.
+
+    folder: of its greedy chains; there is none of a student without chains.
+    """
+    if not (folder / "summarize.jsonl").exists():  # the chain is one text
+        return [None] * len(COLUMNS)
     recalls = []
     for prompt, text in texts(folder / "recall.jsonl"):
-        reference = questions[prompt.rpartition("\nRecall:")[0]].reference
+        reference = questions[asked(prompt)].reference
         assert reference is not None
         recalls.append(text == reference.knowledge)
     facts, verdicts, fits = [], [], []
     for prompt, text in texts(folder / "analyze.jsonl"):
-        question = questions[prompt.partition("\nRecall:")[0]]
+        question = questions[asked(prompt)]
         assert question.reference is not None
         [option] = [
             option
@@ -49,7 +62,7 @@ def score(folder: Path, questions: dict[str, Question]) -> list[float]:
         facts.append(text.startswith(exact.removesuffix(FITS).removesuffix(DOES_NOT_FIT).strip()))
         verdicts.append(text.endswith((FITS, DOES_NOT_FIT)) and text.endswith(FITS) == exact.endswith(FITS))
         fits.append(text.endswith(FITS))
-    return [100 * mean(right) for right in (recalls, facts, verdicts, fits)]
+    return [100 * mean(right) if right else None for right in (recalls, facts, verdicts, fits)]
 
 
 def main() -> None:
@@ -62,7 +75,7 @@ def main() -> None:
     for run in runs:
         for phase in json.loads((run / "results.json").read_text(encoding="utf-8"))["phases"]:
             folder = run / phase / "evaluation/facts-greedy/chains/greedy"
-            figures = " | ".join(f"{figure:.1f}" for figure in score(folder, questions))
+            figures = " | ".join(f"{figure:.1f}" if figure is not None else "" for figure in score(folder, questions))
             print(f"| {run.name} | {phase} | {figures} |")
 
 

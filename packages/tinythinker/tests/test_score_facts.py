@@ -11,7 +11,7 @@ import pytest
 
 from tinythinker.config import DataSettings
 from tinythinker.question_sets import DOES_NOT_FIT, FITS, load_questions
-from tinythinker.stages import Prompt, analyze_prompt, recall_prompt
+from tinythinker.stages import Prompt, analyze_prompt, question_text, recall_prompt
 
 SCRIPT = Path(__file__).parents[1] / "scripts/score_facts.py"
 
@@ -51,8 +51,25 @@ def test_what_is_right_of_chains(script: ModuleType, tmp_path: Path, monkeypatch
     folder.mkdir(parents=True)
     (folder / "recall.jsonl").write_text("\n".join(recalls))
     (folder / "analyze.jsonl").write_text("\n".join(analyses))
+    (folder / "summarize.jsonl").write_text("{}")
     (tmp_path / "run/results.json").write_text(json.dumps({"phases": {"acquisition": {}}}))
     monkeypatch.setattr(sys, "argv", ["score_facts", str(tmp_path / "run")])
     script.main()
     # Verdicts: all four of questions 0 and 3, the right option of 1, none of 2. It fits: 1 of 0 and of 3, all of 1.
     assert capsys.readouterr().out.splitlines()[-1] == "| run | acquisition | 75.0 | 75.0 | 56.2 | 37.5 |"
+
+
+def test_a_stage_that_a_student_does_not_have_has_no_figure(script: ModuleType, tmp_path: Path) -> None:
+    [question] = load_questions(DataSettings(benchmark="facts", split="test", limit=1)).questions
+    questions = {question_text(question): question}
+    assert question.reference is not None
+    assert script.score(tmp_path, questions) == [None] * 4, "one text in place of stages"
+    (tmp_path / "summarize.jsonl").write_text("{}")
+    exact = [
+        row(analyze_prompt(question, option, None), reason) for option, reason in enumerate(question.reference.reasons)
+    ]
+    (tmp_path / "analyze.jsonl").write_text("\n".join(["{}", *exact]))
+    assert script.score(tmp_path, questions) == [None, 100.0, 100.0, 25.0], "analyses without a recall before them"
+    (tmp_path / "analyze.jsonl").unlink()
+    (tmp_path / "recall.jsonl").write_text("\n".join(["{}", row(recall_prompt(question), "A plin is red.")]))
+    assert script.score(tmp_path, questions) == [0.0, None, None, None]
