@@ -296,10 +296,14 @@ def make_t5(folder: Path, seed: int) -> None:
     partial.rename(folder)
 
 
-def read_run(folder: Path, shared: Sequence[str] = ()) -> dict[str, Any]:
-    """What the tables need of a finished run's folder. shared: phases that stand in another cell's line already."""
+def read_run(folder: Path, shared: Sequence[str] = (), *, exact: bool = True) -> dict[str, Any]:
+    """What the tables need of a finished run's folder.
+
+    shared: phases that stand in another cell's line already. exact: it was tested on `facts`, whose exact explanations
+    say what of a chain is right.
+    """
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    questions = load_questions(DataSettings(benchmark="facts", split="test")).questions
+    questions = load_questions(DataSettings(benchmark="facts", split="test")).questions if exact else ()
     asked = {question_text(question): question for question in questions}
     phases = {}
     for phase, found in results["phases"].items():
@@ -319,7 +323,11 @@ def read_run(folder: Path, shared: Sequence[str] = ()) -> dict[str, Any]:
         phases[phase] = {
             "tests": tests,
             "held_out": None if validation is None else validation["validation/accuracy"],
-            "stages": score_facts.score(folder / phase / "evaluation/facts-greedy/chains/greedy", asked),
+            "stages": (
+                score_facts.score(folder / phase / "evaluation/facts-greedy/chains/greedy", asked)
+                if exact
+                else [None] * len(score_facts.COLUMNS)
+            ),
             **{name: found[name] for name in KEPT if name in found},
             **_curves(folder / phase / "metrics.jsonl"),
         }
@@ -352,13 +360,19 @@ def tables(ledger: study.Ledger) -> str:
         there = sum(any(record["seed"] == cell.seed for record in ledger[cell.name]) for cell in wanted)
         parts.append(f"### {group.title} (`--group {name}`: {there} of {len(wanted)} cells)\n")
         if there:
-            found = _finished((*group.also, *group.cells), group.seeds, ledger)
-            parts += [_accuracies(found), _stages(found), _learning(found), _chains(found), _preferences(found)]
-            parts += [_pairs(group.pairs, found), _exported((*group.also, *group.cells), group.seeds, ledger)]
+            shown = (*group.also, *group.cells)
+            parts += [*tables_of(finished(shown, group.seeds, ledger), group.pairs)]
+            parts.append(_exported(shown, group.seeds, ledger))
     return "\n".join(part for part in [*parts, _cost(ledger)] if part)
 
 
-def _finished(names: Iterable[str], seeds: int, ledger: study.Ledger) -> Phases:
+def tables_of(found: Phases, pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Accuracies, what they come from, and paired differences; an empty text where there is nothing to show."""
+    kinds = (_accuracies, _stages, _learning, _chains, _preferences)
+    return [*(kind(found) for kind in kinds), _pairs(pairs, found)]
+
+
+def finished(names: Iterable[str], seeds: int, ledger: study.Ledger) -> Phases:
     """What these cells found on the group's seeds: rows of one table are means over the same seeds."""
     found: dict[tuple[str, str], dict[int, study.Record]] = {}
     for name in names:
