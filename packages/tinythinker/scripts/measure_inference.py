@@ -164,8 +164,10 @@ class Passes:
         )
         options = {"do_sample": True, "temperature": 0.7, "top_k": 0} if sample else {"do_sample": False}
         output = self._student.model.generate(**padded, max_new_tokens=longest, num_return_sequences=count, **options)
-        new = output[:, padded["input_ids"].shape[1] :] if causal else output
-        return [" ".join(text.split()) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        new = output[:, padded["input_ids"].shape[1] if causal else 1 :].tolist()
+        ended = [row[: row.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in row else row for row in new]
+        texts = tokenizer.batch_decode(ended, clean_up_tokenization_spaces=False)
+        return [" ".join(text.split()) for text in texts]
 
 
 class _NeverEnough(generation.EnoughEnded):

@@ -233,7 +233,8 @@ def run(cell: Cell, work: Path, ledger: study.Ledger) -> None:
     commit = study.current_commit()
     if cell.name in SHARED and not folder.exists() and start.exists():
         keep_phases(start, folder, SHARED[cell.name])
-    study.run_command(command(cell, work, folder), work / "logs" / f"{cell}.log")
+    if not (folder / "results.json").exists():  # else it was stopped between its end and its line
+        study.run_command(command(cell, work, folder), work / "logs" / f"{cell}.log")
     result = read_run(folder, SHARED.get(cell.name, ()))
     ledger.append({"cell": cell.name, "seed": cell.seed, "settings": settings_of(cell), "commit": commit, **result})
     if cell.name == "both":

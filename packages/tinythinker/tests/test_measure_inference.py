@@ -94,7 +94,7 @@ def probabilities(taught: Any, prompt: Any, seen: list[tuple[int, ...]]) -> list
         else:
             logits = taught.model(input_ids=torch.tensor([[*ids, *target[:-1]]])).logits[0, len(ids) - 1 :]
         logprobs = (logits / 0.7).log_softmax(-1).gather(-1, torch.tensor(target)[:, None])
-        text = " ".join(taught.tokenizer.decode(list(tokens), skip_special_tokens=True).split())
+        text = " ".join(taught.tokenizer.decode(list(tokens)).split())
         found[text] += float(logprobs.sum().exp())
     return found.most_common()
 
