@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from tiny_run import saved_student
 
+from thinker_common.training import study
 from thinker_common.training.study import Ledger
 from tinythinker import _common, cli
 from tinythinker._common import load_settings
@@ -42,6 +44,18 @@ def here(arguments: Sequence[str], log: Path, threads: int) -> None:
     assert caught.value.code in (0, None), arguments
 
 
+class OneAfterAnother(Executor):
+    """A training in this process takes the main thread, for its signals."""
+
+    def __init__(self, workers: int) -> None:
+        assert workers == 1
+
+    def submit(self, work: Any, /, *given: Any, **named: Any) -> "Future[Any]":
+        done: Future[Any] = Future()
+        done.set_result(work(*given, **named))
+        return done
+
+
 def test_the_settings_are_possible_and_steps_an_epoch(script: ModuleType) -> None:
     for name in script.CELLS:
         given = script.command(script.Cell(name, 1), "model", Path("data"), Path("work"))
@@ -68,6 +82,7 @@ def test_from_the_authors_file_to_the_tables(
     (tmp_path / "data/strategyqa").mkdir(parents=True)
     (tmp_path / "data/strategyqa/train.json").write_text(json.dumps(rows))
     monkeypatch.setattr(script, "tinythinker", here)
+    monkeypatch.setattr(study, "ThreadPoolExecutor", OneAfterAnother)
     monkeypatch.setattr(script, "COMMON", (*script.COMMON, *TINY))
     ledger, work = tmp_path / "study.jsonl", tmp_path / "work"
     model = saved_student(tmp_path / "model")
