@@ -15,7 +15,7 @@ from tiny_run import saved_student
 from thinker_common.training import study
 from thinker_common.training.study import Ledger
 from tinythinker import _common, cli
-from tinythinker._common import load_settings
+from tinythinker._common import load_settings, recipes
 from tinythinker.config import Settings
 
 SCRIPT = Path(__file__).parents[1] / "scripts/study_strategyqa.py"
@@ -60,7 +60,9 @@ def test_the_settings_are_possible_and_steps_an_epoch(script: ModuleType) -> Non
     for name in script.CELLS:
         given = script.command(script.Cell(name, 1), "model", Path("data"), Path("work"))
         overrides = [one for one in given if "=" in one]
-        settings = load_settings(Settings, recipe_text=None, recipe_name="defaults", overrides=overrides)
+        text = recipes.recipe_text("tinythinker", "embedded")  # what a command without a recipe takes
+        settings = load_settings(Settings, recipe_text=text, recipe_name="embedded", overrides=overrides)
+        assert settings.evaluation.limit is None and settings.generation.recall_tokens == 128
         assert settings.method.iterations == (1 if name == "both" else 0)
         assert settings.data.limit * 4 == script.STEPS * settings.method.acquisition.batch_size, "one epoch of phase 1"
     assert script.MINUTES.keys() == script.CELLS.keys()
