@@ -12,8 +12,8 @@ below --work is there. Cells are in the order of what they are worth, seed by se
 has the main comparison on its first seeds.
 
 The whole grid has 65 cells and is planned to take 6.8 hours of one quiet core, so under four hours of two (`SECONDS`).
-All seeds have five cells of `main`, phase 2 taken apart and the stages of phase 1; the mixings and the T5-shaped
-student have three seeds.
+The two phases with their baselines, phase 2 taken apart and the stages of phase 1 have five seeds, the mixings and the
+T5-shaped student three.
 
 - The seed of a cell is that of its weights, orders and draws, and of its sample of training questions. Validation and
   test questions are the same in all.

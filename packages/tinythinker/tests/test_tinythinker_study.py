@@ -17,7 +17,9 @@ from rich.console import Console
 from tiny_run import SETTINGS, run, saved_student
 
 from thinker_common.training.study import Ledger, pack_answers, unpack_answers
+from tinythinker import cli
 from tinythinker._common import load_settings, recipes
+from tinythinker._common import run as app_run
 from tinythinker.config import Settings
 from tinythinker.prepare import load_material
 from tinythinker.train import train
@@ -168,6 +170,48 @@ def test_a_run_that_goes_on_from_phases_of_another_is_the_whole_run(study: Modul
     assert own["iteration-2"]["tests"] == whole["iteration-2"]["tests"]
     assert own["iteration-2"]["curves"] == whole["iteration-2"]["curves"]
     assert "acquired" in (tmp_path / "gone-on/config.yaml").read_text()
+
+
+TINY = (
+    *SETTINGS, "data.limit=4", "method.acquisition.max_steps=2", "method.reflection.max_steps=2", "evaluation.limit=2",
+    "evaluation.validation_limit=2", "evaluation.samples=2", "training.seed=1", "training.save_steps=2",
+)  # fmt: skip
+
+
+def test_cells_are_run_kept_and_gone_on_from(study: ModuleType, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """`both`, then a cell that shares its first phases: one line each, and the phases are trained once."""
+    monkeypatch.setattr(study, "COMMON", (*TINY, f"model.name_or_path={saved_student(tmp_path / 'model')}"))
+    found_phases: list[list[str]] = []
+
+    def here(command: Sequence[str], log: Path) -> None:
+        output = Path(command[command.index("--output") + 1])
+        found_phases.append(sorted(marker.parent.name for marker in output.glob("*/phase.json")))
+        with pytest.raises(SystemExit) as caught:
+            app_run(cli.app, list(command[3:]))
+        assert caught.value.code in (0, None), command
+
+    monkeypatch.setattr(study.study, "run_command", here)
+    ledger, work = Ledger(tmp_path / "study.jsonl"), tmp_path / "work"
+    cells = {
+        cell.name: cell
+        for name in ("main", "reflection")
+        for cell in study.cells_of(study.GROUPS[name])
+        if cell.seed == 1
+    }
+    for name in ("both", "acquired"):
+        study.run(cells[name], work, ledger)
+    assert found_phases == [[], ["acquisition", "iteration-1"]]
+    assert not list(work.glob("*-1/results.json")), "what is in the ledger needs no folder"
+    [both], [acquired] = ledger["both"], ledger["acquired"]
+    assert list(both["phases"]) == ["acquisition", "iteration-1", "iteration-2"]
+    assert list(both["phases"]["acquisition"]["tests"]) == ["greedy", "self_consistency", "option_likelihood"]
+    assert list(acquired["phases"]) == ["iteration-2"] and list(acquired["phases"]["iteration-2"]["tests"]) == [
+        "greedy"
+    ]
+    assert cells["both"] not in study.missing(ledger, ["main"]), "its line is of these settings"
+    text = study.tables(ledger)
+    assert "| both, iteration-2, self_consistency - both, iteration-2 | 1 |" in text
+    assert "| acquired, iteration-2 - both, iteration-2 | 1 |" in text
 
 
 def without_times(text: str) -> list[dict[str, Any]]:
