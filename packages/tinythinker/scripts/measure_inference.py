@@ -1,9 +1,9 @@
 """How much faster are ten draws of every question than ten full passes over them, and by what?
 
     python packages/tinythinker/scripts/measure_inference.py --make runs/t5-measured        # a student to measure
-    python packages/tinythinker/scripts/measure_inference.py runs/t5-measured/model --questions 48
+    python packages/tinythinker/scripts/measure_inference.py runs/t5-measured/model --questions 24
     python packages/tinythinker/scripts/measure_inference.py runs/t5-measured/model --shape t5-small \\
-        --shape-benchmark csqa --data-dir DIR --shape-questions 8 --lengths 48 24 8
+        --shape-benchmark csqa --data-dir DIR --shape-questions 2 --lengths 48 24 8
 
 STUDENT is a folder with a T5-shaped or causal student that has learnt to write chains: draws of one that has not are
 never alike, and its texts never end early. `--make FOLDER` trains one: the T5 of `study_embedded.py`, by phase 1 of
@@ -37,6 +37,9 @@ ratio. That ratio is what a machine could gain on which every token costs the sa
 characters and never ends, so that every text is as long as --lengths says, in the order of the stages: a bound on what
 sharing can bring at that size, and no result by itself.
 
+Tries, two repeats and the count make about 20 minutes of 24 questions of `facts`, by what an earlier measurement took
+(docs/results/tinythinker.md: 19 s for the slowest way), and a T5-small is some 30 times as large.
+
 Prints Markdown; --json FILE keeps the figures.
 """
 
@@ -68,7 +71,7 @@ from tinythinker.questions import Question
 from tinythinker.stages import Prompt, Stage, analyze_prompt, recall_prompt, summarize_prompt
 from tinythinker.student import Form, Student, load_student
 
-BATCH_SIZES = (16, 32, 64, 128, 256, 512)  # rows of a plain `generate`
+BATCH_SIZES = (32, 64, 128, 256, 512)  # rows of a plain `generate`
 BUDGETS = (4096, 16384, 65536)  # tokens of a batch of ours
 PASSES: dict[str, tuple[Stage, ...]] = {
     "vote": ("recall", "analyze"),
@@ -358,13 +361,13 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=750, help="of --make")
     parser.add_argument("--benchmark", default="facts")
     parser.add_argument("--data-dir", help="original files of the benchmarks")
-    parser.add_argument("--questions", type=int, default=48)
+    parser.add_argument("--questions", type=int, default=24)
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES))
     parser.add_argument("--shape", choices=SHAPES, help="besides, a student of this shape with random weights")
     parser.add_argument("--shape-benchmark", default="facts")
-    parser.add_argument("--shape-questions", type=int, default=8)
+    parser.add_argument("--shape-questions", type=int, default=2)
     parser.add_argument("--lengths", type=int, nargs=3, metavar=("RECALL", "ANALYZE", "SUMMARIZE"), default=(48, 24, 8),
                         help="of the texts of --shape")  # fmt: skip
     parser.add_argument("--json", type=Path)

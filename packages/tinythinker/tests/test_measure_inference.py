@@ -11,10 +11,11 @@ import pytest
 import torch
 from tiny_students import KINDS, LENGTHS, questions, student
 
-from tinythinker.config import GenerationSettings
+from tinythinker._common import load_settings, recipes
+from tinythinker.config import GenerationSettings, Settings
 from tinythinker.inference import Sampling, Start, reason, starts
 from tinythinker.stages import recall_prompt
-from tinythinker.student import Form
+from tinythinker.student import Form, load_student
 
 SCRIPT = Path(__file__).parents[1] / "scripts/measure_inference.py"
 SPREAD: dict[str, dict[str, Any]] = {"t5": {"initializer_factor": 1.7}, "causal": {"initializer_range": 0.6}}
@@ -145,6 +146,22 @@ def test_the_gain_is_split_by_cause(script: ModuleType) -> None:
     assert lines[2] == f"| vote | {gains}"
     assert lines[4] == "| in batches of the first |  |  |  | 15.0 s |  |  | |"
     assert lines[-1] == "| operations, ten passes / this | 1.00 | 1.50 | 3.00 | 6.00 | 7.50 | 10.00 |"
+
+
+def test_the_student_to_measure_is_trained_by_a_command(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    ran: list[list[str]] = []
+    monkeypatch.setattr(script.subprocess, "run", lambda command, **_: ran.append(command))
+    monkeypatch.setattr(sys, "argv", ["measure_inference", "--make", str(tmp_path / "t5"), "--steps", "300"])
+    script.main()
+    text = recipes.recipe_text("tinythinker", "embedded")
+    overrides = [one for one in ran[0] if "=" in one]
+    settings = load_settings(Settings, recipe_text=text, recipe_name="embedded", overrides=overrides)
+    assert (settings.method.iterations, settings.method.acquisition.max_steps) == (0, 300)
+    student = load_student(settings.model.name_or_path)
+    assert student.encoder_decoder and 2.3e6 < student.model.num_parameters() < 2.5e6
 
 
 def test_a_shape_is_not_measured_alone(script: ModuleType, monkeypatch: Any, capsys: Any) -> None:
