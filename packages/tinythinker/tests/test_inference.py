@@ -9,7 +9,8 @@ import torch
 from tiny_students import KINDS, LENGTHS, questions, student
 
 from tinythinker import inference
-from tinythinker._common import UserError
+from tinythinker._common import UserError, load_settings, recipes
+from tinythinker.config import Settings
 from tinythinker.evaluations import evaluate_student
 from tinythinker.inference import (
     Answered,
@@ -22,10 +23,20 @@ from tinythinker.inference import (
     starts,
     vote,
 )
+from tinythinker.prepare import form_of
 from tinythinker.question_sets import QuestionSet
 from tinythinker.questions import Question, fingerprint
 from tinythinker.reflection import Chain
-from tinythinker.stages import Prompt, analyze_prompt, recall_prompt, summarize_prompt, summarize_target
+from tinythinker.stages import (
+    Prompt,
+    analyze_prompt,
+    answered_option,
+    chain_tags,
+    chain_target,
+    recall_prompt,
+    summarize_prompt,
+    summarize_target,
+)
 from tinythinker.student import Form
 
 SAMPLING = Sampling(temperature=0.9, seed=3)
@@ -240,7 +251,9 @@ def test_the_chain_of_thought_baseline_writes_one_text(kind):
     form = Form(one_pass=True, chat_template="none", generation=LENGTHS)
     taught, asked = student(kind, form=form), questions(2)
     answered = reason(taught, starts(asked, 1), sampled=(), sampling=SAMPLING)
-    assert all(one.chain.analyses == () and one.tokens <= 8 + 4 * 6 + 5 for one in answered)
+    # A random student does not end by itself, so its texts are as long as they may be: the stages and their tags.
+    tags = len(taught.target_ids(chain_tags(4)))
+    assert all(one.chain.analyses == () and one.tokens == 8 + 4 * 6 + 5 + tags for one in answered)
     [scores, _] = option_scores(taught, answered)
     assert len(scores) == 4 and len(set(scores)) > 1
 
@@ -250,6 +263,29 @@ def test_the_chain_of_thought_baseline_writes_one_text(kind):
     prompt, written = inference._before_summary(taught, one)
     assert prompt == taught.prompt_ids(Prompt("Which?\n(A) one (B) two", "Recall:"))
     assert taught.tokenizer.decode(written).strip().endswith("For option B, yes.\nSummarize:")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exact_chain_fits_in_what_the_recipe_lets_the_baseline_write(kind):
+    text = recipes.recipe_text("tinythinker", "embedded")
+    settings = load_settings(
+        Settings, recipe_text=text, recipe_name="embedded", overrides=["method.baseline=cot"]
+    )  # fmt: skip
+    taught, own = student(kind, form=form_of(settings)), questions(300, "test")
+    for question in own:
+        exact = question.reference
+        chain = chain_target(question, exact.knowledge, exact.reasons, question.gold)
+        written = taught.target_ids(chain)[: taught.longest_text("recall", len(question.options))]
+        kept = taught.tokenizer.decode(written, skip_special_tokens=True)
+        assert answered_option(kept, question) == question.gold
+        assert written[-1] == taught.tokenizer.eos_token_id, "it ends by itself"
+
+
+def test_the_tags_are_what_a_chain_has_beside_its_texts():
+    for count in (2, 4, 26):
+        question = Question("q", "Which?", tuple(f"text {n}" for n in range(count)), 1)
+        chain = chain_target(question, "", [""] * count, 1).removesuffix(f" {summarize_target(1)}")
+        assert " ".join(chain.split()) == " ".join(chain_tags(count).split())
 
 
 def test_a_prompt_without_room_is_refused():

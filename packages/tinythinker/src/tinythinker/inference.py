@@ -169,7 +169,6 @@ def _one_pass(
     progress: Progress | None,
 ) -> list[Answered]:
     """The chain-of-thought baseline: everything after `Recall:` is one text."""
-    length = student.form.generation
     options = max((len(start.question.options) for start in begun), default=0)
     texts = _Writer(student, sampling, folder, progress).texts(
         "recall",
@@ -177,7 +176,7 @@ def _one_pass(
             Request(recall_prompt(start.question), f"{start.question.id}/{start.draw}" if sampled else "")
             for start in begun
         ],
-        length.recall_tokens + options * length.analyze_tokens + length.summarize_tokens,
+        student.longest_text("recall", options),
     )
     found = []
     for start, text in zip(begun, texts, strict=True):

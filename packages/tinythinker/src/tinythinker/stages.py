@@ -95,6 +95,12 @@ def chain_target(question: Question, knowledge: str, analyses: Sequence[str], op
     return f"{rest} {summarize_target(option)}"
 
 
+def chain_tags(options: int) -> str:
+    """What stands between the texts of the stages in `chain_target`, for a question of so many options."""
+    judged = " ".join(_option(position) for position in range(options))
+    return f"\nAnalyze: {judged}\nSummarize:"
+
+
 def answered_option(text: str, question: Question) -> int | None:
     """The position of the option that a summary names first; None if it names none of the question's."""
     found = ANSWER.search(text)

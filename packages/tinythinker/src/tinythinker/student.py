@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._common import DataError, UserError, load_policy, load_tokenizer, write_atomic
 from .config import GenerationSettings
-from .stages import STAGES, Prompt, Stage, prompt_ids, target_ids
+from .stages import STAGES, Prompt, Stage, chain_tags, prompt_ids, target_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,6 +72,19 @@ class Student:
 
     def target_ids(self, target: str) -> list[int]:
         return target_ids(self.tokenizer, target, encoder_decoder=self.encoder_decoder)
+
+    def longest_text(self, stage: Stage, options: int) -> int:
+        """Tokens that it writes at most for a stage of a question with so many options.
+
+        In one pass the text of recall is the whole chain: the texts of all stages and the tags between them.
+        """
+        length = self.form.generation
+        if self.form.one_pass and stage == "recall":
+            tags = len(self.target_ids(chain_tags(options)))
+            return length.recall_tokens + options * length.analyze_tokens + length.summarize_tokens + tags
+        return {
+            "recall": length.recall_tokens, "analyze": length.analyze_tokens, "summarize": length.summarize_tokens
+        }[stage]  # fmt: skip
 
     def check_fits(self, what: str, prompt: Sequence[int], target: int) -> None:
         """DataError if the model takes no prompt of these tokens with so many tokens to follow.
