@@ -1,5 +1,6 @@
 """The client against a real HTTP server with faults: what is tried again, what ends a run, what is kept, and the key."""
 
+import itertools
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from tinythinker._common import UserError
 from tinythinker.config import TeacherSettings
 from tinythinker.question_sets import QuestionSet
 from tinythinker.questions import Question, fingerprint
-from tinythinker.teacher.endpoint import Endpoint, RequestFailed
+from tinythinker.teacher.endpoint import Endpoint, RequestFailed, Stopped
 from tinythinker.teacher.pace import Pace
 from tinythinker.teacher.parse import Parsed, parse_reply
 from tinythinker.teacher.prompt import reply_text
@@ -96,6 +97,22 @@ class Teacher(BaseHTTPRequestHandler):
                 self.answer(200, [1, 2])
             case "a text":
                 self.answer(200, {"choices": [{"message": "hello"}]})
+            case "drip":
+                content = json.dumps(reply).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                try:
+                    for byte in content:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.02)
+                except OSError:  # the client has hung up
+                    self.close_connection = True
+            case "long":
+                said = f"{'x' * self.server.before} {self.headers['Authorization']} and so on"
+                self.answer(400, {"error": {"message": said}})
+            case "a passing 400":
+                self.answer(400, {"error": {"message": "something"}})
             case "number":
                 self.answer(200, {"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]})
             case "one choice":
@@ -200,11 +217,11 @@ def test_a_request_holds_what_was_set_and_the_key_in_its_header(server):
 @pytest.mark.parametrize(
     "fault",
     ["429", "429 date", "500", "503", "slow", "cut", "closed", "not JSON", "not UTF-8", "wrong type", "no choices",
-     "another shape", "a list", "a text", "number"],
+     "another shape", "a list", "a text", "number", "drip"],
 )  # fmt: skip
 def test_a_fault_that_may_pass_is_tried_again(server, fault):
     server.faults = [fault]
-    with Endpoint(settings_for(server, timeout=0.5)) as endpoint:
+    with Endpoint(settings_for(server, timeout=0.5, deadline=1.0)) as endpoint:
         assert len(endpoint.ask("Question: Which 1?\nOptions: (A) one (B) two\nRight answer: A", 1)) == 1
     assert len(server.asked) == 2
     if fault in ("429", "429 date"):
@@ -299,6 +316,47 @@ def test_servers_that_give_one_choice_at_a_time(server, tmp_path, always):
     assert sorted((row["id"], row["sample"]) for row in rows_in(tmp_path)) == [
         (q, s) for q in ("q0", "q1") for s in range(3)
     ]
+
+
+def test_a_server_of_one_choice_is_asked_at_the_pace_that_was_set(server):
+    server.always = "only n = 1"
+    said = []
+    with Endpoint(settings_for(server, requests_per_minute=150), said.append) as endpoint:
+        for _ in range(4):
+            assert len(endpoint.ask("Question: Which 1?\nOptions: (A) one (B) two\nRight answer: A", 3)) == 1
+    assert [samples for _, _, samples, _ in server.asked] == [3, 1, 3, 1, 1, 1]
+    times = [at for at, *_ in server.asked]
+    assert min(b - a for a, b in itertools.pairwise(times)) >= 0.3, "four tenths of a second, less what the way takes"
+    assert len(said) == 1 and "the tokens of the prompt are paid for each time" in said[0]
+
+
+def test_after_a_stop_no_single_reply_is_asked_for(server):
+    server.always = "only n = 1"
+    with Endpoint(settings_for(server)) as endpoint:
+        own = endpoint._post
+
+        def stopped_meanwhile(prompt, samples):
+            endpoint.stop()
+            return own(prompt, samples)
+
+        endpoint._post = stopped_meanwhile
+        with pytest.raises(Stopped):
+            endpoint.ask("Question: Which 1?\nOptions: (A) one (B) two\nRight answer: A", 3)
+    assert len(server.asked) == 1
+
+
+def test_a_400_that_passes_does_not_make_every_prompt_paid_for_each_reply(server, tmp_path):
+    server.faults = ["a passing 400"]
+    taught(server, tmp_path, count=6, samples=4, concurrency=1)
+    assert [samples for _, _, samples, _ in server.asked] == [4, 1, 3, 4, 4, 4, 4, 4]
+    before = len(server.asked)
+    server.faults = [None, "a passing 400"]  # where several were given, it is a refusal like any other
+    with Endpoint(settings_for(server)) as endpoint:
+        prompt = "Question: Which 1?\nOptions: (A) one (B) two\nRight answer: A"
+        assert len(endpoint.ask(prompt, 3)) == 3
+        with pytest.raises(RequestFailed, match=r"the server said 400 \(something\)"):
+            endpoint.ask(prompt, 3)
+    assert len(server.asked) == before + 2
 
 
 def test_a_refused_request_does_not_stop_the_others_and_is_asked_again_next_time(server, tmp_path):
@@ -452,6 +510,16 @@ def test_the_key_is_in_no_file_log_or_error(server, tmp_path, caplog, capfd):
     assert KEY not in out + err
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("before", range(130, 200, 5))
+def test_no_part_of_the_key_is_shown_where_a_message_is_shortened(server, before):
+    server.always = "long"
+    server.before = before
+    with Endpoint(settings_for(server)) as endpoint, pytest.raises(RequestFailed) as caught:
+        endpoint.ask("Question: Which 1?\nOptions: (A) one (B) two\nRight answer: A", 1)
+    assert KEY[:4] not in str(caught.value)
+    assert len(str(caught.value)) <= 200 + len("the server said 400 ()")
 
 
 def test_without_a_key_nothing_is_written(server, tmp_path, monkeypatch):

@@ -58,6 +58,7 @@ class TeacherSettings:
     requests_per_minute: int | None = None  # null: no limit
     tokens_per_minute: int | None = None  # of prompts and the longest replies together; null: no limit
     timeout: float = 120.0  # seconds without a byte
+    deadline: float = 600.0  # seconds until an answer is there in whole
     attempts: int = 6  # for each request, with doubling pauses between them
     first_pause: float = 1.0  # seconds before the second attempt
     longest_pause: float = 60.0  # a server's Retry-After may ask for more
@@ -88,7 +89,7 @@ class TeacherSettings:
             raise SettingsError(f"temperature = {self.temperature}: expected a number of at least 0")
         if self.temperature == 0 and self.samples > 1:
             raise SettingsError(f"samples = {self.samples} at temperature 0 are all the same: ask for one sample")
-        for name in ("timeout", "first_pause", "longest_pause"):
+        for name in ("timeout", "deadline", "first_pause", "longest_pause"):
             _positive(name, getattr(self, name))
         # Neither message shows the value: a key that was put in the wrong place must not come out in a log.
         url = urlsplit(self.base_url)

@@ -1,8 +1,9 @@
 """A teacher behind an HTTP endpoint that speaks the OpenAI protocol (`POST <base_url>/chat/completions`).
 
 What may pass is tried again after a pause that doubles, or after the time that the server's Retry-After asks for: 408,
-409, 429, 5xx, broken connections, time-outs, and replies that are cut, not JSON or not a completion. A wrong key or
-address ends the run at once. The key goes into one header and nowhere else: it is cut out of all that comes back.
+409, 429, 5xx, broken connections, time-outs, and replies that are cut, not JSON or not a completion. A 400 to a request
+for several replies is asked again for one, since some servers give no more. A wrong key or address ends the run at
+once. The key goes into one header and nowhere else: it is cut out of all that comes back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import random
 import re
 import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,6 +28,8 @@ from .pace import Pace
 from .prompt import estimated_tokens
 
 LONGEST_RETRY_AFTER = 3600.0  # seconds
+REFUSALS = 2  # of several replies, before no request asks for several: one alone may be chance
+LONGEST_SHOWN = 200  # characters of what a server says of a fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class Stopped(Exception):
     """The run ends, and this request was given up before it left."""
 
 
+class _SeveralRefused(Exception):
+    """The server may be one that gives one reply at a time."""
+
+
 class _Passing(Exception):
     """A fault that may pass. seconds: what the server asks to wait, None where it does not say."""
 
@@ -54,9 +63,10 @@ class _Passing(Exception):
 class Endpoint:
     """A client that threads may share. Close it, or use it in a `with`."""
 
-    def __init__(self, settings: TeacherSettings) -> None:
-        """UserError if the variable that should hold the key holds none."""
+    def __init__(self, settings: TeacherSettings, say: Callable[[str], None] = lambda text: None) -> None:
+        """UserError if the variable that should hold the key holds none. say: told what makes it dearer than asked."""
         self._settings = settings
+        self._say = say
         self._key = ""
         if settings.api_key_env is not None:
             self._key = os.environ.get(settings.api_key_env, "").strip()
@@ -73,7 +83,9 @@ class Endpoint:
         self._pace = Pace(settings.requests_per_minute, settings.tokens_per_minute)
         self._stop = threading.Event()
         self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
-        self._choices_at_once: int | None = None  # 1 where the server refuses to give several
+        self._gave_several = False
+        self._refused_several = 0  # requests that were answered only when they asked for one reply
+        self._said_so = False
         limits = httpx2.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx2.Client(timeout=settings.timeout, limits=limits, headers=headers)
@@ -97,23 +109,36 @@ class Endpoint:
         Raises RequestFailed for a request that the server refuses, or that failed as often as the settings allow;
         UserError for a wrong key or address; Stopped after `stop`.
         """
-        settings = self._settings
-        for attempt in range(settings.attempts):
-            asked = samples if self._choices_at_once is None else self._choices_at_once
+        settings, failed, refused = self._settings, 0, False
+        while True:
+            asked = 1 if refused or self._refused_several >= REFUSALS else samples
             self._wait(self._pace.seconds_to_wait(estimated_tokens(prompt) + asked * settings.max_tokens))
             while (held := self._pace.held()) > 0:
                 self._wait(held)
             try:
-                return self._post(prompt, asked)[:samples]
+                replies = self._post(prompt, asked)[:samples]
+            except _SeveralRefused:
+                refused = True  # once at most: one reply is not several
             except _Passing as fault:
-                if attempt + 1 == settings.attempts:
+                failed += 1
+                if failed == settings.attempts:
                     raise RequestFailed(f"{fault}, {settings.attempts} times") from None
-                pause = min(settings.longest_pause, settings.first_pause * 2**attempt) * random.uniform(0.5, 1.0)
+                pause = min(settings.longest_pause, settings.first_pause * 2 ** (failed - 1))
+                pause *= random.uniform(0.5, 1.0)
                 if fault.seconds is not None:
                     pause = max(pause, fault.seconds)
                     self._pace.hold(fault.seconds)
                 self._wait(pause)
-        raise AssertionError("the last attempt returns or raises")
+            else:
+                self._refused_several += refused
+                self._gave_several |= len(replies) > 1
+                if len(replies) < samples and not self._said_so:
+                    self._said_so = True
+                    self._say(
+                        "the server gives fewer replies to a request than were asked for: what is missing is asked "
+                        "for again, and the tokens of the prompt are paid for each time"
+                    )
+                return replies
 
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(seconds) if seconds > 0 else self._stop.is_set():
@@ -128,7 +153,7 @@ class Endpoint:
             "n": samples,
         }
         try:
-            response = self._client.post(self._url, json=body)
+            response, content = self._whole(body)
         except httpx2.TimeoutException:
             raise _Passing(f"no answer within {self._settings.timeout:g} seconds") from None
         except httpx2.UnsupportedProtocol as error:
@@ -136,17 +161,26 @@ class Endpoint:
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise _Passing(f"the connection failed ({self._without_key(str(error)) or type(error).__name__})") from None
         if response.status_code == 200:
-            return self._replies(response)
-        if response.status_code == 400 and samples > 1 and self._choices_at_once is None:
-            # Some servers refuse n > 1. If that is not the reason, this fails as well.
-            replies = self._post(prompt, 1)
-            self._choices_at_once = 1
-            return replies
-        raise self._fault(response)
+            return self._replies(response, content)
+        if response.status_code == 400 and samples > 1 and not self._gave_several:
+            raise _SeveralRefused
+        raise self._fault(response, content)
 
-    def _replies(self, response: httpx2.Response) -> list[Reply]:
+    def _whole(self, body: Mapping[str, Any]) -> tuple[httpx2.Response, bytes]:
+        """A response and its content. The client's own time-out is of one byte, and a server may drip them."""
+        longest = self._settings.deadline
+        began = time.monotonic()
+        with self._client.stream("POST", self._url, json=body) as response:
+            parts = []
+            for part in response.iter_bytes():
+                parts.append(part)
+                if time.monotonic() - began > longest:
+                    raise _Passing(f"no whole answer within {longest:g} seconds")
+            return response, b"".join(parts)
+
+    def _replies(self, response: httpx2.Response, content: bytes) -> list[Reply]:
         try:
-            choices = json.loads(response.content)["choices"]
+            choices = json.loads(content)["choices"]
             replies = [self._reply(choice) for choice in choices]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             kind = response.headers.get("content-type", "no content type")
@@ -164,9 +198,12 @@ class Endpoint:
             raise TypeError
         return Reply(None if text is None else self._without_key(text), finish_reason)
 
-    def _fault(self, response: httpx2.Response) -> Exception:
-        status, detail, code = response.status_code, *_said(response)
-        shown = self._without_key(f"the server said {status}{detail}")
+    def _fault(self, response: httpx2.Response, content: bytes) -> Exception:
+        status, (message, code) = response.status_code, _said(content)
+        # The key goes before the message is shortened: of one that is cut in two, a half would stay.
+        line = self._without_key(message)
+        detail = f" ({line if len(line) <= LONGEST_SHOWN else line[: LONGEST_SHOWN - 3] + '...'})" if line else ""
+        shown = f"the server said {status}{detail}"
         if code == "insufficient_quota" or status == 402:
             return UserError(f"{shown}: the account has nothing left to spend")
         if status in (401, 403):
@@ -181,15 +218,14 @@ class Endpoint:
         return text.replace(self._key, "[key]") if self._key else text
 
 
-def _said(response: httpx2.Response) -> tuple[str, str | None]:
-    """What the body of a fault says, in one short line, and its code."""
+def _said(content: bytes) -> tuple[str, str | None]:
+    """What the body of a fault says, in one line, and its code. It may hold the key."""
     try:
-        error = json.loads(response.content)["error"]
+        error = json.loads(content)["error"]
         message, code = (error["message"], error.get("code")) if isinstance(error, dict) else (str(error), None)
     except (ValueError, KeyError, TypeError, RecursionError):
         return "", None
-    line = " ".join(str(message).split())
-    return f" ({line if len(line) <= 200 else line[:197] + '...'})", code
+    return " ".join(str(message).split()), code
 
 
 def _retry_after(response: httpx2.Response) -> float | None:

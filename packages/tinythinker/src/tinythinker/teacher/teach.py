@@ -29,7 +29,8 @@ Missing = Sequence[tuple[Question, list[int]]]
 class Estimate:
     """What is still to be asked. Tokens of prompts are estimated from their characters; those of replies are the most.
 
-    price: in the unit of the two prices, at most; None where they are not set
+    price: in the unit of the two prices, at most; None where they are not set. A server that gives one reply to a
+        request has the prompt paid for once a reply, which is known only when it is asked
     """
 
     questions: int
@@ -44,6 +45,7 @@ class Estimate:
             "set teacher.input_price and teacher.output_price (of a million tokens) for a price"
             if self.price is None
             else f"at most {self.price:,.2f} in all"
+            + (", if the server gives all replies to a question at once" if self.replies > self.questions else "")
         )
         return f"to ask: {self.replies:,} replies to {self.questions:,} questions; {tokens}; {price}"
 
@@ -88,7 +90,7 @@ def teach(
         from .endpoint import Endpoint
 
         # Nothing is written before the key is found.
-        with Endpoint(settings) as endpoint, GenerationsFile(path, header) as file:
+        with Endpoint(settings, say) as endpoint, GenerationsFile(path, header) as file:
             _ask_endpoint(endpoint, missing, settings, file)
     else:
         _ask_model(missing, settings, path, header)
