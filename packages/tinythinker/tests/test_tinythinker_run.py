@@ -319,6 +319,55 @@ def test_rows_of_other_questions_and_a_student_whose_context_is_too_short(model,
     assert not (tmp_path / "run").exists()
 
 
+LENGTHS = ["generation.recall_tokens=20", "generation.analyze_tokens=10", "generation.summarize_tokens=10"]
+
+
+@pytest.mark.parametrize("dry", [False, True], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([*LENGTHS, "generation.recall_tokens=500"], (r"recall: \d+ tokens of the prompt and 500 to follow.* 512 positions; "
+         r"lower generation.recall_tokens \(now 500\), leave the question out, or take a student with a longer context")),
+        ([*LENGTHS, "generation.analyze_tokens=470"], (r"analyze: \d+ tokens of the prompt and 470 to follow.*lower "
+         r"generation.recall_tokens \(now 20\) or generation.analyze_tokens \(now 470\)")),
+        ([*LENGTHS, "generation.analyze_tokens=240"], r"summarize: \d+ tokens .* and 1\d to follow"),
+        ([*LENGTHS, "generation.analyze_tokens=240", "method.baseline=cot"], r"recall: \d+ tokens .* and 5\d\d to follow"),
+    ],
+    ids=["recall", "analyze", "summarize", "one pass"],
+)  # fmt: skip
+def test_a_student_whose_context_is_too_short_for_what_it_may_write(given, message, dry, model, tmp_path):
+    path = questions_file(tmp_path)
+    rows = tmp_path / "rows"
+    invoked("data", "build", "--file", str(path), "--output", str(rows))
+    said = refused(
+        "train", *(["--dry-run"] if dry else []), "--output", str(tmp_path / "run"), f"model.name_or_path={model}",
+        f"data.train_file={path}", f"data.rows={rows}", *given,
+    )  # fmt: skip
+    assert re.search(message, said), said
+    # Of a training question the row that asks it, where phase 2 draws chains of it; else the question itself.
+    place = (
+        r"mine valid, mine/\d+" if "method.baseline=cot" in given else rf"{re.escape(str(rows))}/recall.jsonl, line 1"
+    )
+    assert re.search(f"^{place}, ", said), said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stages", ["[recall, analyze, summarize]", "[recall, summarize]", "[analyze, summarize]"])
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_only_what_is_written_must_fit(stages, part, model, tmp_path):
+    """Without the stage whose texts are too long the student fits; and each set of questions is looked at."""
+    given = [
+        f"model.name_or_path={model}", f"data.train_file={questions_file(tmp_path)}", *LENGTHS,
+        "generation.analyze_tokens=240", f"method.acquisition.stages={stages}", "method.reflection.iterations=0",
+        "evaluation.validation_limit=0" if part == "test" else "evaluation.at_end=false",
+    ]  # fmt: skip
+    command = ["train", "--dry-run", "--output", str(tmp_path / "run"), *given]
+    if stages == "[recall, summarize]":
+        assert "phase 1:" in invoked(*command)
+    else:
+        assert refused(*command).startswith("mine valid, " if part == "validation" else "mine test, ")
+
+
 def test_training_on_a_users_file_with_any_number_of_options(model, tmp_path):
     path = questions_file(tmp_path, options=["6", "7", "8"], reasons=["yes", "no", "no"])
     results = run(
@@ -357,7 +406,7 @@ def test_a_batch_is_the_same_however_it_is_spread(batch, most, ranks):
 def test_dry_run_of_a_plan_writes_nothing(model, tmp_path):
     text = invoked(
         "train", "--dry-run", "--output", str(tmp_path / "run"), "data.limit=100", "method.reflection.limit=50",
-        f"model.name_or_path={model}",
+        f"model.name_or_path={model}", *LENGTHS,
     )  # fmt: skip
     assert "100 questions from generated" in text and "phase 2: 2 iterations" in text and "memory of one rank" in text
     assert not (tmp_path / "run").exists()

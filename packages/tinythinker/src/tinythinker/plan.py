@@ -9,7 +9,7 @@ from rich.console import Console
 from ._common import count_parameters, memory, to_yaml, trains_in_bfloat16
 from .arguments import Phase, checked_arguments, planned_steps, run_deepspeed
 from .config import Settings
-from .prepare import first_student, load_material, stage_order, target_rows
+from .prepare import check_room, first_student, load_material, stage_order, target_rows
 from .student import Student
 from .trainer import StageOrder, TargetRow
 
@@ -27,6 +27,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
     material = load_material(settings)
     student = first_student(settings, seed)
     rows = target_rows(student, material)
+    check_room(student, material, settings)
     order = stage_order(settings, material)
 
     def say(text: str) -> None:

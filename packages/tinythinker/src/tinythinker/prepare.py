@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,16 @@ from .mixing import blocks
 from .question_sets import QuestionSet, load_questions
 from .questions import Question, asked
 from .rows import StageRow, folder_of_rows, read_rows, select
-from .stages import STAGES, Stage, answered_option, chain_target
+from .stages import (
+    STAGES,
+    Stage,
+    analyze_prompt,
+    answered_option,
+    chain_target,
+    recall_prompt,
+    summarize_prompt,
+    summarize_target,
+)
 from .student import Form, Student
 from .trainer import StageOrder, TargetRow
 
@@ -189,9 +198,66 @@ def target_rows(student: Student, material: Material) -> list[TargetRow]:
         for row in own:
             prompt = student.prompt_ids(row.prompt(student.form.stages))
             target = student.target_ids(row.target)
-            student.check_fits(f"{row.where or row.question.id}, {row.stage}", prompt, len(target))
+            student.check_fits(f"{row.where or row.question.id}, {row.stage}", len(prompt), len(target))
             found.append(TargetRow(prompt_ids=prompt, target_ids=target))
     return found
+
+
+def check_room(student: Student, material: Material, settings: Settings) -> None:
+    """That no chain can outgrow the student: phase 2, validation and tests write them, in the middle of a run.
+
+    Prompts are taken with the longest texts that the stages before may write, as a student at its beginning does. A
+    text that is read again may have a few tokens more or less.
+
+    Raises:
+        DataError: a question for which the student has too few positions, with where it comes from, and what to lower.
+    """
+    if student.positions is None:
+        return
+    places: dict[str, str] = {}
+    asked: list[tuple[str, Question]] = []
+    if settings.method.iterations:
+        for row in (row for own in material.rows.values() for row in own):
+            places.setdefault(row.question.id, row.where or row.question.id)
+        asked += [(places[question.id], question) for question in material.questions]
+    for questions in (material.validation, *material.tests):
+        if questions is not None:
+            asked += [
+                (f"{questions.name} {questions.split}, {question.id}", question) for question in questions.questions
+            ]
+    for place, question in asked:
+        for stage, prompt, written in _longest_prompts(student, question):
+            longest = student.longest_text(stage, len(question.options))
+            # What is scored there, beside what is written there.
+            if student.form.one_pass:
+                longest += len(student.target_ids(f"Summarize: {summarize_target(0)}"))
+            elif stage == "summarize":
+                longest = max(longest, len(student.target_ids(summarize_target(0))))
+            student.check_fits(f"{place}, {stage}", len(prompt) + written, longest, _lengths(student, stage))
+
+
+def _longest_prompts(student: Student, question: Question) -> Iterator[tuple[Stage, list[int], int]]:
+    """(stage, its prompt without the texts of the stages before, tokens of those at most) of each stage."""
+    count = len(question.options)
+    if student.form.one_pass:
+        yield "recall", student.prompt_ids(recall_prompt(question)), 0
+        return
+    stages = student.form.stages
+    knowledge, recalled = (" ", student.longest_text("recall", count)) if "recall" in stages else (None, 0)
+    if "recall" in stages:
+        yield "recall", student.prompt_ids(recall_prompt(question)), 0
+    analyses, judged = None, 0
+    if "analyze" in stages:
+        yield "analyze", student.prompt_ids(analyze_prompt(question, count - 1, knowledge)), recalled
+        analyses, judged = [""] * count, count * student.longest_text("analyze", count)
+    yield "summarize", student.prompt_ids(summarize_prompt(question, knowledge, analyses)), recalled + judged
+
+
+def _lengths(student: Student, stage: Stage) -> str:
+    """The settings that decide how long the prompt and the text of a stage may be, and their values."""
+    before = STAGES if student.form.one_pass else STAGES[: STAGES.index(stage) + 1]
+    own = [f"generation.{name}_tokens (now {getattr(student.form.generation, f'{name}_tokens')})" for name in before]
+    return f"lower {' or '.join(own)}, leave the question out"
 
 
 def stage_order(settings: Settings, material: Material) -> StageOrder:

@@ -7,7 +7,6 @@ file a model is taken for one that has all three stages.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,18 +85,19 @@ class Student:
             "recall": length.recall_tokens, "analyze": length.analyze_tokens, "summarize": length.summarize_tokens
         }[stage]  # fmt: skip
 
-    def check_fits(self, what: str, prompt: Sequence[int], target: int) -> None:
-        """DataError if the model takes no prompt of these tokens with so many tokens to follow.
+    def check_fits(self, what: str, prompt: int, target: int, advice: str = "leave it out") -> None:
+        """DataError if the model takes no prompt of so many tokens with so many tokens to follow.
 
         what: in the message, where the prompt comes from
+        advice: in the message, what helps beside another student
         """
         if self.positions is None:
             return
-        needed = max(len(prompt), target + 1) if self.encoder_decoder else len(prompt) + target
+        needed = max(prompt, target + 1) if self.encoder_decoder else prompt + target
         if needed > self.positions:
             raise DataError(
-                f"{what}: {len(prompt)} tokens of the prompt and {target} to follow, and the model has "
-                f"{self.positions} positions; leave it out, or take a student with a longer context"
+                f"{what}: {prompt} tokens of the prompt and {target} to follow, and the model has "
+                f"{self.positions} positions; {advice}, or take a student with a longer context"
             )
 
 

@@ -54,7 +54,7 @@ from .callbacks import Validation, autocast, validate, validation_row
 from .config import Settings
 from .evaluations import evaluate_student, read_figures
 from .inference import Sampling
-from .prepare import first_student, load_material, stage_order, student_of, target_rows
+from .prepare import check_room, first_student, load_material, stage_order, student_of, target_rows
 from .reflect import reflect
 from .report import print_results, write_run_report
 from .student import Student, write_form
@@ -138,6 +138,7 @@ class Run:
         unset_hf_deepspeed_config()
         student = first_student(settings, self.seed)
         target_rows(student, self.material)
+        check_room(student, self.material, settings)
 
         def write() -> None:
             folder = RunFolder(self.output)
