@@ -283,6 +283,49 @@ def test_people_explain(tmp_path, capsys):
     assert code == 2 and "holds nothing that people wrote about its answers" in err and not (tmp_path / "none").exists()
 
 
+def test_replies_of_another_file_are_refused_and_the_same_ones_are_not(tmp_path, capsys):
+    questions = [
+        {"id": q.id, "question": q.text, "options": q.options, "answer": q.answer, "facts": [f"Fact of {q.id}."]}
+        for q in QUESTIONS[:2]
+    ]
+    mine = written(tmp_path / "mine.jsonl", questions)
+    first = written(tmp_path / "first.jsonl", REPLIES[:3])
+    second = written(tmp_path / "second.jsonl", [{**row, "reply": f"{row['reply']} Or so."} for row in REPLIES[:3]])
+    which = ("data", "teach", "--file", mine, "--split", "all", "--output")
+    recorded = (*which, tmp_path / "t", "teacher.kind=recorded")
+    for _ in range(2):  # the same command goes on
+        assert ended(capsys, *recorded, f"teacher.file={first}")[0] == 0
+    before = (tmp_path / "t/replies.jsonl").read_bytes()
+    code, _, err = ended(capsys, *recorded, f"teacher.file={second}")
+    assert code == 2 and 'under other settings: file was "sha256:' in err
+    assert (tmp_path / "t/replies.jsonl").read_bytes() == before
+
+    # What people wrote stands in the questions, whose fingerprint does not cover it.
+    people = (*which, tmp_path / "p", "teacher.kind=human")
+    for _ in range(2):
+        assert ended(capsys, *people)[0] == 0
+    before = (tmp_path / "p/replies.jsonl").read_bytes()
+    written(mine, [{**row, "facts": ["Another fact."]} for row in questions])
+    code, _, err = ended(capsys, *people)
+    assert code == 2 and "replies.jsonl holds another explanation of q0: choose another --output" in err
+    assert (tmp_path / "p/replies.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"reasons": ["one"]}, {"correct": "C"}, {"correct": "AB"}, {"knowledge": " "}, {"reasons": ["one", 2]}, {"correct": None}],
+    ids=lambda changed: str(changed)[1:-1],
+)  # fmt: skip
+def test_an_explanation_that_does_not_fit_is_named_with_its_line(tmp_path, changed):
+    good = {"id": "q0", "explanation": {"knowledge": "k", "reasons": ["one", "two"], "correct": "A"}}
+    bad = {"id": "q0", "explanation": {**good["explanation"], **changed}}
+    with pytest.raises(DataError) as caught:
+        build(tmp_path, [good, bad])
+    assert str(caught.value).startswith(f"{tmp_path / 'replies.jsonl'}, line 2, column ")
+    assert "the explanation of q0 needs knowledge, 2 reasons and a correct letter from A to B" in str(caught.value)
+    assert len(build(tmp_path, [good]).rows["recall"]) == 1
+
+
 def test_the_facts_of_strategyqa(tmp_path, capsys):
     folder = os.environ.get("THINKER_DATA_DIR")
     if not folder:

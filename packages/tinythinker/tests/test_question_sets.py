@@ -9,7 +9,7 @@ import pytest
 
 from tinythinker._common import DataError, SettingsError
 from tinythinker.config import DataSettings
-from tinythinker.question_sets import load_questions, question_row, read_questions
+from tinythinker.question_sets import SPLITS, load_questions, question_row, read_questions
 from tinythinker.questions import LETTERS, fingerprint
 
 ROW = {"question": "Which?", "options": ["one", "two"], "answer": "B"}
@@ -128,6 +128,50 @@ def test_a_limit_does_not_change_the_fingerprint():
     part = load_questions(DataSettings(benchmark="facts", split="valid", limit=3))
     assert part.fingerprint == whole.fingerprint == fingerprint(whole.questions[::-1])
     assert fingerprint(part.questions) != part.fingerprint
+
+
+def strategyqa_files(folder, count=2061):
+    """Questions in the place of the original ones; as many, since other counts are warned of."""
+    rows = [
+        {"qid": f"id{n}", "question": f"Is {n} odd?", "answer": n % 2 == 1, "facts": [f"{n} is."]} for n in range(count)
+    ]
+    (folder / "strategyqa").mkdir()
+    (folder / "strategyqa/train.json").write_text(json.dumps(rows))
+    (folder / "strategyqa/dev.json").write_text(json.dumps(rows[:229]))
+    return folder
+
+
+def test_a_split_seed_divides_strategyqa_anew(tmp_path):
+    folder = strategyqa_files(tmp_path)
+
+    def loaded(split, seed):
+        return load_questions(
+            DataSettings(benchmark="strategyqa", split=split, split_seed=seed, data_dir=str(folder)), human=True
+        )
+
+    divisions = {seed: {split: loaded(split, seed) for split in SPLITS} for seed in (0, 7, 8)}
+    texts = {
+        seed: {split: {question.text for question in part.questions} for split, part in parts.items()}
+        for seed, parts in divisions.items()
+    }
+    for seed, parts in texts.items():
+        assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 2061, seed
+        assert all(len(part.ids) == len(part.questions) for part in divisions[seed].values())
+    assert [len(texts[7][split]) for split in SPLITS] == [1649, 206, 206]
+    for one, other in itertools.combinations(texts, 2):
+        assert all(texts[one][split] != texts[other][split] for split in SPLITS)
+    test = divisions[7]["test"]
+    assert "206 of 2061, part test of our division (seed 7)" in test.source and "part train" not in test.source
+    assert all(question.id.startswith("strategyqa/test/id") and question.facts for question in test.questions)
+    assert loaded("test", 7) == test and test.fingerprint == fingerprint(test.questions)
+    # The official dev questions are of no division.
+    assert loaded("dev", 7).fingerprint == loaded("dev", 0).fingerprint
+
+
+@pytest.mark.parametrize("benchmark", ["facts", "obqa", "mmlu"])
+def test_a_split_seed_where_there_is_nothing_to_divide_is_refused(benchmark):
+    with pytest.raises(SettingsError, match=rf"data.split_seed = 7: {benchmark} has its own splits"):
+        load_questions(DataSettings(benchmark=benchmark, split_seed=7))
 
 
 def test_a_benchmark_without_options_is_refused():

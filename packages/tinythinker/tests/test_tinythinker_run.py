@@ -19,6 +19,7 @@ from tinythinker._common import SettingsError, UserError, load_settings, recipes
 from tinythinker.arguments import spread
 from tinythinker.cli import app
 from tinythinker.config import Settings
+from tinythinker.prepare import load_material
 from tinythinker.student import load_student
 
 _path = Path(__file__).parents[3] / "common/tests/cut_runs.py"
@@ -423,6 +424,69 @@ def test_every_recipe_loads_and_says_how_it_is_run(name):
     for phase in (settings.method.acquisition, settings.method.reflection):
         for ranks in (1, 2, 4, 8):
             spread(phase.batch_size, settings.training["per_device_train_batch_size"], ranks=ranks)
+
+
+PAPER = {
+    "method.acquisition.mixing": "interval", "method.acquisition.interval": 100, "method.acquisition.batch_size": 64,
+    "method.acquisition.num_train_epochs": 10, "method.acquisition.learning_rate": 5e-4,
+    "method.acquisition.lr_scheduler_type": "cosine", "method.acquisition.warmup_share": 0.1,
+    "method.acquisition.stages": ["recall", "analyze", "summarize"], "method.acquisition.max_steps": None,
+    "method.reflection.iterations": 5, "method.reflection.samples": 10, "method.reflection.temperature": 0.7,
+    "method.reflection.top_k": 0, "method.reflection.reference": "previous", "method.reflection.beta": 0.5,
+    "method.reflection.alpha": 0.5, "method.reflection.learning_rate": 5e-6, "method.reflection.batch_size": 32,
+    "method.reflection.pairs": "gold_and_predicted", "method.reflection.stages": ["recall", "analyze"],
+    "method.reflection.limit": None, "model.dtype": "float32", "training.seed": 42, "data.limit": None,
+    "evaluation.samples": 10, "evaluation.temperature": 0.7, "evaluation.limit": None, "evaluation.export": "best",
+    "evaluation.validation_limit": None,
+    "evaluation.answering": ["greedy", "self_consistency", "option_likelihood"],
+}  # fmt: skip
+# What stands in a recipe in the place of that, for a reason that the recipe gives.
+OTHERWISE = {
+    "csqa-t5-base": {"model.name_or_path": "google-t5/t5-base", "data.benchmark": "csqa"},
+    "obqa-t5-base": {"model.name_or_path": "google-t5/t5-base", "data.benchmark": "obqa"},
+    "strategyqa-t5-base": {"model.name_or_path": "google-t5/t5-base", "data.benchmark": "strategyqa"},
+    "t5-large": {"model.name_or_path": "google-t5/t5-large", "data.benchmark": "csqa"},
+    "csqa-qwen2.5-0.5b-instruct": {
+        "model.name_or_path": "Qwen/Qwen2.5-0.5B-Instruct", "data.benchmark": "csqa", "model.chat_template": "auto",
+        "model.dtype": "auto", "method.acquisition.num_train_epochs": 3, "method.acquisition.learning_rate": 2e-5,
+        "method.reflection.learning_rate": 1e-6, "method.reflection.num_train_epochs": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(recipes.recipe_names("tinythinker")) - {"embedded"}))
+def test_recipes_carry_the_settings_of_the_paper(name):
+    text = recipes.recipe_text("tinythinker", name)
+    settings = load_settings(Settings, recipe_text=text, recipe_name=name, overrides=[])
+    for setting, expected in {**PAPER, **OTHERWISE[name]}.items():
+        found: Any = settings
+        for part in setting.split("."):
+            found = found[part] if isinstance(found, dict) else getattr(found, part)
+        assert found == expected, setting
+    options = {"csqa": 5, "obqa": 4, "strategyqa": 2}[settings.data.benchmark]
+    assert settings.method.acquisition.steps_between_evaluations(options) == (2 + options) * 100
+
+
+def test_null_validates_on_all_questions_of_valid():
+    overrides = ["data.benchmark=facts", "data.limit=5", "evaluation.validation_limit=null", "evaluation.at_end=false"]
+    settings = load_settings(Settings, recipe_text=None, recipe_name="defaults", overrides=overrides)
+    validation = load_material(settings).validation
+    assert validation is not None and len(validation.questions) == len(validation.ids) == 500
+    with pytest.raises(SettingsError, match="leaves nothing to validate on"):
+        load_settings(
+            Settings, recipe_text=None, recipe_name="defaults",
+            overrides=["data.train_file=x.jsonl", "data.split=all", "evaluation.validation_limit=null"],
+        )  # fmt: skip
+
+
+def test_another_data_set_of_the_tests_has_its_own_division(tmp_path):
+    path = questions_file(tmp_path)
+    overrides = [
+        f"data.train_file={path}", "data.split_seed=3", "evaluation.benchmarks=[facts]", "evaluation.limit=2",
+        "evaluation.validation_limit=0",
+    ]  # fmt: skip
+    settings = load_settings(Settings, recipe_text=None, recipe_name="defaults", overrides=overrides)
+    assert [test.name for test in load_material(settings).tests] == ["facts"]
 
 
 def test_defaults_are_those_of_the_paper():

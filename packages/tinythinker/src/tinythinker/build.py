@@ -131,7 +131,7 @@ def _parsed(
     accepted, rejected = [], []
     for row in replies:
         if "explanation" in row:
-            accepted.append((row["sample"], explained(row, question, path)))
+            accepted.append((row["sample"], explained(row, question)))
             continue
         parsed = parse_reply(row["reply"], row.get("finish_reason"), len(question.options))
         if isinstance(parsed, Parsed):

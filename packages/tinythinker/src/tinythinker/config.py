@@ -19,7 +19,7 @@ class DataSettings:
     columns: dict[str, str] = field(default_factory=dict)  # our field -> the file's column, e.g. {question: prompt}
     rows: str | None = None  # a folder that `data build` made; null: the exact explanations of the benchmark
     split: str = "train"  # valid, test; dev of StrategyQA; all of a train_file
-    split_seed: int = 0  # of divisions that are ours; the published splits are those of 0
+    split_seed: int = 0  # of csqa's, strategyqa's and a train_file's division; the published splits are those of 0
     limit: int | None = None  # a seeded sample of this many questions
     seed: int = 0  # of that sample
     data_dir: str | None = None  # original files of the benchmarks; null: the Hugging Face hub
@@ -300,13 +300,14 @@ class EvaluationSettings:
     temperature: float = 0.7
     top_k: int = 0
     at_end: bool = True  # test the student of each phase
-    validation_limit: int = 200  # questions of the split valid, by a seeded sample; 0: no validation
+    validation_limit: int | None = 200  # a seeded sample of the split valid; null: all of it; 0: no validation
     export: Literal["best", "last"] = "best"  # by validation: the best weights of phase 1, the best student of all
 
     def __post_init__(self) -> None:
         if self.limit is not None:
             _at_least("limit", self.limit, 1)
-        _at_least("validation_limit", self.validation_limit, 0)
+        if self.validation_limit is not None:
+            _at_least("validation_limit", self.validation_limit, 0)
         _at_least("samples", self.samples, 2)
         _at_least("top_k", self.top_k, 0)
         _positive("temperature", self.temperature)
@@ -333,7 +334,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         self.training = {**TRAINING_DEFAULTS, **self.training}
-        if self.data.train_file is not None and self.data.split == "all" and self.evaluation.validation_limit:
+        if self.data.train_file is not None and self.data.split == "all" and self.evaluation.validation_limit != 0:
             raise SettingsError("data.split = 'all' leaves nothing to validate on: set evaluation.validation_limit = 0")
 
 

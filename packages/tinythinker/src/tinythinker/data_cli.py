@@ -49,7 +49,9 @@ def split_command(
     file: File = None,
     column: Column = None,
     split: Annotated[str | None, typer.Option("--split", help="Only this one.", show_default="all three")] = None,
-    split_seed: Annotated[int, typer.Option("--split-seed", min=0, help="Of a division that is ours.")] = 0,
+    split_seed: Annotated[
+        int, typer.Option("--split-seed", min=0, help="Of a division that is ours: csqa, strategyqa, --file.")
+    ] = 0,
     data_dir: options.DataDir = None,
 ) -> None:
     """Writes the questions of each split, and what identifies them.

@@ -83,13 +83,19 @@ def load_material(settings: Settings) -> Material:
     questions = list({row.question.id: row.question for own in chosen.values() for row in own}.values())
     evaluation, data = settings.evaluation, replace(settings.data, limit=None, seed=0)
     validation = None
-    if evaluation.validation_limit:
+    if evaluation.validation_limit != 0:
         validation = load_questions(replace(data, split="valid", limit=evaluation.validation_limit))
     tests: list[QuestionSet] = []
     if evaluation.at_end:
         tested = [data]
         if evaluation.benchmarks is not None:
-            tested = [replace(data, benchmark=name, train_file=None, columns={}) for name in evaluation.benchmarks]
+            # A split seed is of the data set that is trained on, whose test questions it keeps out of training.
+            tested = [
+                data
+                if name == data.benchmark and data.train_file is None
+                else replace(data, benchmark=name, train_file=None, columns={}, split_seed=0)
+                for name in evaluation.benchmarks
+            ]
         tests = [load_questions(replace(one, split=evaluation.split, limit=evaluation.limit)) for one in tested]
     return Material(source, chosen, questions, recalls, validation, tests)
 

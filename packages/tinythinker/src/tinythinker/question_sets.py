@@ -3,8 +3,9 @@
 CommonsenseQA's test questions have no public labels. Here its official dev questions are the test, and 1,221 of the
 official train questions are the valid split: those whose text has the smallest SHA-256, salted with the split seed.
 The authors' own division was drawn without a seed and cannot be had. A user's file is divided 8 : 1 : 1 by the same
-rule, or taken whole as the split `all`. OpenBookQA's splits are official; those of StrategyQA and of generated
-questions are the base's.
+rule, or taken whole as the split `all`. StrategyQA's published division is the base's, by the hash of the question;
+another split seed divides the same questions by the rule of a user's file. OpenBookQA's splits are official, those of
+generated questions the generator's: there is nothing to divide, and a split seed is refused.
 """
 
 from __future__ import annotations
@@ -62,8 +63,15 @@ def load_questions(data: DataSettings, *, human: bool = False) -> QuestionSet:
         loaded = _from_file(data)
     elif data.benchmark == "csqa":
         loaded = _csqa(data)
+    elif data.benchmark == "strategyqa" and data.split_seed and data.split in SPLITS:
+        loaded = _strategyqa_anew(data)
     else:
         assert data.benchmark is not None
+        if data.split_seed and data.benchmark != "strategyqa":  # whose dev is not of a division
+            raise SettingsError(
+                f"data.split_seed = {data.split_seed}: {data.benchmark} has its own splits; a split seed is for those "
+                "that are ours, of csqa, strategyqa and train_file"
+            )
         options = {"facts": True} if human and data.benchmark == "obqa" else {}
         loaded = _from_benchmark(data, data.benchmark, data.split, options)
     if data.limit is None or data.limit >= len(loaded.questions):
@@ -128,6 +136,34 @@ def _csqa(data: DataSettings) -> QuestionSet:
     )
 
 
+def _strategyqa_anew(data: DataSettings) -> QuestionSet:
+    """The questions that the base divides, divided 8 : 1 : 1 by another seed."""
+    parts = [_from_benchmark(data, "strategyqa", split, {}) for split in SPLITS]
+    questions = [question for part in parts for question in part.questions]
+    own = tuple(
+        replace(question, id=f"strategyqa/{data.split}/{question.id.rpartition('/')[2]}")
+        for question in _tenths(questions, data.split_seed)[data.split]
+    )
+    source = parts[0].source.removesuffix(", part train of our division")
+    part = f"{len(own)} of {len(questions)}, part {data.split} of our division (seed {data.split_seed})"
+    return replace(
+        parts[0],
+        split=data.split,
+        questions=own,
+        source=f"{source}, {part}",
+        fingerprint=fingerprint(own),
+        ids=_ids(own),
+    )
+
+
+def _tenths(questions: Sequence[Question], seed: int) -> dict[str, tuple[Question, ...]]:
+    """The questions divided 8 : 1 : 1 into the three splits."""
+    tenth = max(1, len(questions) // 10)
+    test, rest = _first_by_hash(questions, tenth, seed)
+    valid, train = _first_by_hash(rest, tenth, seed)
+    return {"train": train, "valid": valid, "test": test}
+
+
 def _first_by_hash(
     questions: Sequence[Question], count: int, seed: int
 ) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
@@ -152,12 +188,9 @@ def _from_file(data: DataSettings) -> QuestionSet:
         return QuestionSet(path.stem, "all", questions, str(path), revision, fingerprint(questions), _ids(questions))
     if data.split not in SPLITS:
         raise DataError(f"{path} has the splits {', '.join(SPLITS)} and all; there is no split {data.split!r}")
-    tenth = max(1, len(questions) // 10)
     if len(questions) < 3:
         raise DataError(f"{path}: {len(questions)} questions cannot be divided into {', '.join(SPLITS)}")
-    test, rest = _first_by_hash(questions, tenth, data.split_seed)
-    valid, train = _first_by_hash(rest, tenth, data.split_seed)
-    own = {"train": train, "valid": valid, "test": test}[data.split]
+    own = _tenths(questions, data.split_seed)[data.split]
     source = f"{path}, {len(own)} of {len(questions)}, part {data.split} of our division (seed {data.split_seed})"
     return QuestionSet(path.stem, data.split, own, source, revision, fingerprint(own), _ids(own))
 

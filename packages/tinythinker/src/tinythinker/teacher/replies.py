@@ -9,11 +9,12 @@ A row has `id` (of the question), `sample`, and either `reply` (the text) with `
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .._common import DataError, Line, parse_lines, read_bytes
+from .._common import Line, parse_lines, read_bytes
 from ..config import TeacherSettings
 from ..question_sets import QuestionSet
 from ..questions import LETTERS, Explanation, Question
@@ -39,6 +40,8 @@ def reply_settings(questions: QuestionSet, teacher: TeacherSettings) -> dict[str
             "shots": teacher.shots,
             "prompt": prompt_version(teacher.shots),
         }
+    elif teacher.file is not None:
+        settings["file"] = f"sha256:{hashlib.sha256(read_bytes(Path(teacher.file))).hexdigest()}"
     if teacher.kind == "model":
         settings |= {"dtype": teacher.dtype, "chat_template": teacher.chat_template, "seed": teacher.seed}
     return settings
@@ -76,10 +79,11 @@ def read_replies(path: Path, questions: QuestionSet) -> tuple[dict[str, Any], di
     A recorded file needs `id` and `reply` in each line; without `sample` the replies to a question are numbered as they
     come. Its first line may hold the settings. A last line that was not written to its end does not count.
 
-    Raises DataError, with file and line: a row of another shape, a question that this data set does not have, replies
-    to another data set.
+    Raises DataError, with file and line: a row of another shape, an explanation that does not fit its question, a
+    question that this data set does not have, replies to another data set.
     """
     content = read_bytes(path)
+    known = {question.id: question for question in questions.questions}
     whole = content[: content.rfind(b"\n") + 1] if b"\n" in content else content
     settings: dict[str, Any] = {}
     found: dict[str, dict[int, dict[str, Any]]] = {}
@@ -88,7 +92,7 @@ def read_replies(path: Path, questions: QuestionSet) -> tuple[dict[str, Any], di
             settings = line.row["settings"]
             _check_fingerprint(line, settings, questions)
             continue
-        row = _checked_row(line, questions)
+        row = _checked_row(line, questions, known)
         own = found.setdefault(row["id"], {})
         sample = row.get("sample", len(own))
         if sample in own:
@@ -107,7 +111,8 @@ def _check_fingerprint(line: Line, settings: Mapping[str, Any], questions: Quest
         )
 
 
-def _checked_row(line: Line, questions: QuestionSet) -> dict[str, Any]:
+def _checked_row(line: Line, questions: QuestionSet, known: Mapping[str, Question]) -> dict[str, Any]:
+    """known: the questions that are worked on, by id; explanations of others are not looked at"""
     row = line.row
     if not isinstance(row.get("id"), str):
         raise line.error("a reply without the id of its question", "id")
@@ -121,6 +126,8 @@ def _checked_row(line: Line, questions: QuestionSet) -> dict[str, Any]:
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
         raise line.error("sample must be a whole number", "sample")
     if isinstance(row.get("explanation"), dict):
+        if row["id"] in known:
+            _check_explanation(line, known[row["id"]])
         return row
     if "reply" not in row or not isinstance(row["reply"], str | None):
         raise line.error("a row without a reply (a text)", "reply")
@@ -129,9 +136,8 @@ def _checked_row(line: Line, questions: QuestionSet) -> dict[str, Any]:
     return row
 
 
-def explained(row: Mapping[str, Any], question: Question, path: Path) -> Parsed:
-    """The explanation in a row that has one. DataError where it does not fit the question."""
-    given = row["explanation"]
+def _check_explanation(line: Line, question: Question) -> None:
+    given = line.row["explanation"]
     knowledge, reasons, correct = given.get("knowledge"), given.get("reasons"), given.get("correct")
     if (
         not isinstance(knowledge, str)
@@ -143,8 +149,15 @@ def explained(row: Mapping[str, Any], question: Question, path: Path) -> Parsed:
         or len(correct) != 1
         or correct not in question.letters
     ):
-        raise DataError(
-            f"{path}: the explanation of {question.id} needs knowledge, {len(question.options)} reasons and a correct "
-            f"letter from A to {question.letters[-1]}"
+        raise line.error(
+            f"the explanation of {question.id} needs knowledge, {len(question.options)} reasons and a correct letter "
+            f"from A to {question.letters[-1]}",
+            "explanation",
         )
-    return Parsed(Explanation(knowledge, tuple(reasons)), question.letters.index(correct))
+
+
+def explained(row: Mapping[str, Any], question: Question) -> Parsed:
+    """The explanation in a row of `read_replies` that has one."""
+    given = row["explanation"]
+    explanation = Explanation(given["knowledge"], tuple(given["reasons"]))
+    return Parsed(explanation, question.letters.index(given["correct"]))

@@ -73,11 +73,18 @@ def teach(
     there = read_generations(path)[1] if path.exists() else []
     if settings.kind in ("recorded", "human"):
         rows = _recorded(questions, settings) if settings.kind == "recorded" else _human(questions, settings, say)
-        known = {(row["id"], row["sample"]) for row in there}
+        known = {(row["id"], row["sample"]): row for row in there}
         new = [row for row in rows if (row["id"], row["sample"]) not in known]
         say(f"{len(rows):,} replies to {len({row['id'] for row in rows}):,} of {len(questions.questions):,} questions")
         if not dry_run:
             with GenerationsFile(path, header) as file:
+                for row in rows:
+                    # The header says which file they come from, and not what a data set's own facts are.
+                    earlier = known.get((row["id"], row["sample"]), row)
+                    if earlier != row:
+                        raise UserError(
+                            f"{path} holds another explanation of {row['id']}: choose another --output, or delete it"
+                        )
                 file.append(new)
         return
     missing = missing_samples(questions.questions, there, settings.samples)
