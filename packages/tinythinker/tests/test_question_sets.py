@@ -10,7 +10,7 @@ import pytest
 from tinythinker._common import DataError, SettingsError
 from tinythinker.config import DataSettings
 from tinythinker.question_sets import SPLITS, load_questions, question_row, read_questions
-from tinythinker.questions import LETTERS, fingerprint
+from tinythinker.questions import LETTERS, asked, fingerprint
 
 ROW = {"question": "Which?", "options": ["one", "two"], "answer": "B"}
 
@@ -121,6 +121,22 @@ def test_the_embedded_facts_bring_exact_explanations():
             facts, _, verdict = reason.partition(". ")
             assert f" {option} " in facts
             assert verdict == ("So it fits." if position == question.gold else "So it does not fit.")
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_facts_of_the_test_are_those_of_training_in_new_combinations(split):
+    """The recipe's 2,000 training questions hold every fact that a test question turns on, and none of its questions."""
+
+    def loaded(split, limit=None):
+        return load_questions(DataSettings(benchmark="facts", split=split, limit=limit)).questions
+
+    def facts(questions):
+        return {reason.partition(". ")[0] for question in questions for reason in question.reference.reasons}
+
+    trained, held_out = loaded("train", 2000), loaded(split)
+    assert facts(held_out) <= facts(trained) and len(facts(held_out)) > 300
+    assert {q.reference.knowledge for q in held_out} <= {q.reference.knowledge for q in trained}
+    assert not {asked(question) for question in held_out} & {asked(question) for question in loaded("train")}
 
 
 def test_a_limit_does_not_change_the_fingerprint():

@@ -109,6 +109,47 @@ def test_analyze_pairs(chains, strategy, seed):
     assert not any(key[3] == key[4] for key in keys)
 
 
+@st.composite
+def telling_chains(draw):
+    """Chains no two of which say the same of an option, so that no pair is dropped."""
+    chains = []
+    for number in range(draw(st.integers(0, 14))):
+        question = draw(st.sampled_from(QUESTIONS))
+        end = draw(st.sampled_from([None, *range(len(question.options))]))
+        texts = tuple(f"{number} of {option}" for option in range(len(question.options)))
+        chains.append(Chain(question, draw(st.sampled_from(["k", "l", ""])), texts, end, draw=number))
+    return chains
+
+
+@given(telling_chains(), st.sampled_from(["gold_and_predicted", "all_options"]), st.integers(0, 3))
+def test_analyze_pairs_are_balanced(chains, strategy, seed):
+    """Of each question and recall as many right chains as wrong ones, each against one other alone."""
+    pairs = analyze_pairs(chains, strategy, iteration=1, seed=seed)
+    drawn = by_draw(chains)
+    for group in {(chain.question.id, chain.knowledge) for chain in chains}:
+        own = [c for c in chains if (c.question.id, c.knowledge) == group]
+        right, wrong = ([c for c in own if c.right is side] for side in (True, False))
+        found = [p for p in pairs if (p.question.id, p.knowledge or "") == group]
+        partners = {(p.provenance.chosen_draw, p.provenance.rejected_draw) for p in found}
+        assert len(partners) == min(len(right), len(wrong))
+        assert len({one for one, _ in partners}) == len({other for _, other in partners}) == len(partners)
+        for one, other in partners:
+            options = sorted(
+                p.option for p in found if (p.provenance.chosen_draw, p.provenance.rejected_draw) == (one, other)
+            )
+            question, predicted = drawn[other].question, drawn[other].predicted
+            every = list(range(len(question.options)))
+            both = sorted({question.gold} | ({predicted} - {None}))
+            assert options == (every if strategy == "all_options" else both)
+
+
+@given(chain_lists(fixed_knowledge=True), st.sampled_from(["gold_and_predicted", "all_options"]))
+def test_no_chain_of_analyses_has_two_partners(chains, strategy):
+    pairs = analyze_pairs(chains, strategy, iteration=1, seed=0)
+    partners = {(p.provenance.chosen_draw, p.provenance.rejected_draw) for p in pairs}
+    assert len({one for one, _ in partners}) == len({other for _, other in partners}) == len(partners)
+
+
 def test_a_right_and_a_wrong_chain_give_the_gold_and_the_predicted_option():
     question = QUESTIONS[0]
     right = Chain(question, "k", ("no.", "yes.", "never."), 1, draw=4)

@@ -2,10 +2,13 @@
 
 import torch
 from datasets import Dataset
+from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
 from tinythinker._common import load_policy, load_tokenizer
 from tinythinker.reflection import preference_loss, preference_sums
+from tinythinker.student import Form, Student
+from tinythinker.trainer import PreferenceTrainer, with_reference
 
 ROWS = [
     {"prompt": "What is 2 + 3?", "chosen": " It is 5.", "rejected": " It is 7, or so."},
@@ -22,22 +25,26 @@ def logprobs(model, batch):
     return [*logprobs_BT.chunk(2), *batch["completion_mask"][:, 1:].bool().chunk(2)]
 
 
+def trl_trainer(folder, policy, reference):
+    return DPOTrainer(
+        policy,
+        ref_model=reference,
+        args=DPOConfig(
+            str(folder), loss_type=["sigmoid", "sft"], loss_weights=[1.0, ALPHA], beta=BETA, report_to="none",
+            per_device_train_batch_size=3, use_cpu=True, bf16=False, activation_checkpointing=False, disable_dropout=True,
+        ),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=load_tokenizer("embedded"),
+    )  # fmt: skip
+
+
 def test_loss_and_gradient_equal_trls(tmp_path):
     torch.manual_seed(0)
     policy, reference = load_policy("embedded").double(), load_policy("embedded").double()
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
-    trainer = DPOTrainer(
-        policy,
-        ref_model=reference,
-        args=DPOConfig(
-            str(tmp_path), loss_type=["sigmoid", "sft"], loss_weights=[1.0, ALPHA], beta=BETA, report_to="none",
-            per_device_train_batch_size=3, use_cpu=True, bf16=False, activation_checkpointing=False, disable_dropout=True,
-        ),
-        train_dataset=Dataset.from_list(ROWS),
-        processing_class=load_tokenizer("embedded"),
-    )  # fmt: skip
+    trainer = trl_trainer(tmp_path, policy, reference)
     batch = next(iter(trainer.get_train_dataloader()))
     theirs = trainer.compute_loss(trainer.model, batch)
     theirs.backward()
@@ -64,3 +71,46 @@ def test_loss_and_gradient_equal_trls(tmp_path):
     for name, parameter in policy.named_parameters():
         difference = (parameter.grad - their_gradients[name]).norm() / their_gradients[name].norm()
         assert difference < 1e-5, name
+
+
+def test_the_trainers_own_loss_and_gradient_equal_trls(tmp_path):
+    """The same pairs as token ids through `PreferenceTrainer`: its collation, its scores of the reference, its loss."""
+    torch.manual_seed(0)
+    policy, reference = load_policy("embedded").double(), load_policy("embedded").double()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    tokenizer = load_tokenizer("embedded")
+    theirs_trainer = trl_trainer(tmp_path / "theirs", policy, reference)
+    batch = next(iter(theirs_trainer.get_train_dataloader()))
+    theirs = theirs_trainer.compute_loss(theirs_trainer.model, batch)
+    theirs.backward()
+    their_gradients = {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+    policy.zero_grad()
+
+    rows = []
+    for chosen, rejected in zip(range(len(ROWS)), range(len(ROWS), 2 * len(ROWS)), strict=True):
+        ids, real, mask = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
+        prompt = ids[chosen][real[chosen].bool() & ~mask[chosen].bool()].tolist()
+        assert prompt == ids[rejected][real[rejected].bool() & ~mask[rejected].bool()].tolist()
+        sides = [ids[side][mask[side].bool()].tolist() for side in (chosen, rejected)]
+        rows.append({"prompt_ids": prompt, "chosen_ids": sides[0], "rejected_ids": sides[1]})
+    assert len({len(row["chosen_ids"]) for row in rows}) > 1, "some are padded"
+
+    form = Form(chat_template="none")
+    scored = with_reference(Student(reference, tokenizer, form), rows, max_tokens_per_batch=4096)
+    arguments = TrainingArguments(
+        str(tmp_path / "ours"), per_device_train_batch_size=3, use_cpu=True, bf16=False, report_to="none"
+    )
+    trainer = PreferenceTrainer(Student(policy, tokenizer, form), arguments, scored, beta=BETA, alpha=ALPHA)
+    batches, units = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, arguments.device)
+    assert {name: int(count) for name, count in units.items()} == {
+        "pairs": len(ROWS), "chosen_tokens": sum(len(row["chosen_ids"]) for row in rows)
+    }  # fmt: skip
+    ours = trainer.compute_loss(trainer.model, batches[0], num_items_in_batch=units)
+    ours.backward()
+    # Scores of the reference and TRL's log-softmax are in float32.
+    torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-5)
+    for name, parameter in policy.named_parameters():
+        difference = (parameter.grad - their_gradients[name]).norm() / their_gradients[name].norm()
+        assert difference < 1e-4, name

@@ -1,5 +1,6 @@
 """Whole runs: what they leave, that they go on after a kill at any write, ablations, baselines, LoRA, bad input."""
 
+import hashlib
 import importlib.util
 import json
 import random
@@ -208,7 +209,52 @@ def test_other_students_and_references(kind, overrides, tmp_path):
     before, after = (
         load_file(tmp_path / "run" / name / "model/model.safetensors") for name in ("acquisition", "iteration-2")
     )
-    assert before.keys() == after.keys() and any((before[key] != after[key]).any() for key in before)
+    changed = {key for key in before if (before[key] != after[key]).any()}
+    assert before.keys() == after.keys() and changed
+    if any("lora" in override for override in overrides):
+        assert {key.split(".")[-2] for key in changed} == {"q", "v"}, "an adapter changes its own modules alone"
+        begun = load_file(Path(student) / "model.safetensors")
+        assert {key.split(".")[-2] for key in begun if (begun[key] != before[key]).any()} == {"q", "v"}
+    # Before its first step a student is as far from the reference as the iterations before have taken it.
+    margins = [
+        next(row["margin"] for row in metrics(tmp_path / "run" / f"iteration-{t}") if "margin" in row) for t in (1, 2)
+    ]
+    acquired = "method.reflection.reference=acquired" in overrides
+    assert margins[0] == pytest.approx(0, abs=1e-3)
+    assert (abs(margins[1]) > 0.01) == acquired, margins
+
+
+def named_at_random(text: str, question: Any) -> int:
+    """An option of the question, which follows from the text: a random student names none."""
+    return hashlib.sha256(text.encode()).digest()[0] % len(question.options)
+
+
+@pytest.mark.parametrize("stages", ["[analyze]", "[recall, analyze]"])
+def test_phase_2_of_analyses_of_all_options_after_several_recalls(stages, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinythinker.inference.answered_option", named_at_random)
+    results = run(
+        tmp_path / "run", model, *SHORT, "method.reflection.iterations=1", f"method.reflection.stages={stages}",
+        "method.reflection.pairs=all_options", "method.reflection.recalls=2", "method.reflection.samples=4",
+    )  # fmt: skip
+    found = results["phases"]["iteration-1"]
+    assert found["steps"] == 3
+    assert found["recall_pass"]["chains"] == 5 * 4, "recalls to go on from are drawn whatever is trained"
+    assert found["analyze_pass"]["chains"] == 5 * 4 * 2, "after two recalls of each question"
+    lines = (tmp_path / "run/iteration-1/chains/pairs.jsonl").read_text().splitlines()
+    pairs = [json.loads(line) for line in lines]
+    assert {pair["stage"] for pair in pairs} == ({"analyze"} if stages == "[analyze]" else {"recall", "analyze"})
+    analyses = [pair for pair in pairs if pair["stage"] == "analyze"]
+    assert found["pairs"]["analyze"] == len(analyses) > 0
+    assert len({pair["prompt"] for pair in analyses if pair["option"] == "A"}) > len(
+        {pair["question_id"] for pair in analyses if pair["option"] == "A"}
+    ), "some question has pairs after two recalls"
+    partners: dict[tuple[str, ...], set[str]] = {}
+    for pair in analyses:
+        origin = pair["provenance"]
+        recalled = pair["prompt"].partition("Recall: ")[2].partition("\nAnalyze:")[0]
+        key = (pair["question_id"], recalled, str(origin["chosen_draw"]), str(origin["rejected_draw"]))
+        partners.setdefault(key, set()).add(pair["option"])
+    assert max(map(len, partners.values())) == 4, "all options, not the gold and the predicted one alone"
 
 
 def test_baselines_have_no_phase_2(model, tmp_path):
