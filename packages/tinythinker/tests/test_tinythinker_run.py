@@ -1,6 +1,5 @@
 """Whole runs: what they leave, that they go on after a kill at any write, ablations, baselines, LoRA, bad input."""
 
-import hashlib
 import importlib.util
 import json
 import random
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import tiny_run
 from safetensors.torch import load_file
-from tiny_run import Killed, run, saved_student, watch_writes
+from tiny_run import Killed, named_at_random, run, saved_student, watch_writes
 from typer.testing import CliRunner
 
 from tinythinker._common import SettingsError, UserError, load_settings, recipes
@@ -222,11 +221,6 @@ def test_other_students_and_references(kind, overrides, tmp_path):
     acquired = "method.reflection.reference=acquired" in overrides
     assert margins[0] == pytest.approx(0, abs=1e-3)
     assert (abs(margins[1]) > 0.01) == acquired, margins
-
-
-def named_at_random(text: str, question: Any) -> int:
-    """An option of the question, which follows from the text: a random student names none."""
-    return hashlib.sha256(text.encode()).digest()[0] % len(question.options)
 
 
 @pytest.mark.parametrize("stages", ["[analyze]", "[recall, analyze]"])

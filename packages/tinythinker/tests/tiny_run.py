@@ -5,6 +5,7 @@
 A durable write is one that is brought to the disk (fsync) or put in its place (replace, rename).
 """
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -51,6 +52,11 @@ def watch_writes(patch: Callable[[Any, str, Any], None], happened: Callable[[], 
             return own(*args, **kwargs)
 
         patch(os, name, watched)
+
+
+def named_at_random(text: str, question: Any) -> int:
+    """An option of the question, which follows from the text: a random student names none."""
+    return hashlib.sha256(text.encode()).digest()[0] % len(question.options)
 
 
 def main(folder: str, model: str, kill_at: str) -> None:
