@@ -409,6 +409,14 @@ def test_only_what_is_written_must_fit(stages, part, model, tmp_path):
         assert refused(*command).startswith("mine valid, " if part == "validation" else "mine test, ")
 
 
+def test_a_chain_in_one_text_needs_room_for_itself_alone(model, tmp_path):
+    given = [
+        f"model.name_or_path={model}", f"data.train_file={questions_file(tmp_path)}", *LENGTHS, "method.baseline=cot",
+        "generation.analyze_tokens=160",
+    ]  # fmt: skip
+    assert "phase 1:" in invoked("train", "--dry-run", "--output", str(tmp_path / "run"), *given)
+
+
 def test_training_on_a_users_file_with_any_number_of_options(model, tmp_path):
     path = questions_file(tmp_path, options=["6", "7", "8"], reasons=["yes", "no", "no"])
     results = run(
