@@ -87,7 +87,7 @@ def test_in_bfloat16_products_are_rounded_and_weights_and_losses_are_not(kind, p
             rows: Any = target_rows(taught)
             order = StageOrder(["recall"], [len(rows)], "single", [1])
             trainer = AcquisitionTrainer(taught, arguments(tmp_path, bf16=bf16), rows, order)
-        losses[bf16] = first_loss(trainer)
+        losses[bf16] = first_loss(trainer).detach()
         kinds_of_products[bf16], kinds_of_losses[bf16] = products, losses[bf16].dtype
         before = {name: parameter.detach().clone() for name, parameter in taught.model.named_parameters()}
         trainer.remove_callback(PrinterCallback)
