@@ -1,10 +1,10 @@
-"""Worker of test_spiralthinker_parity.py: twenty steps of stage 2 on a tiny model, spread as a layout says.
+"""Worker of test_spiralthinker_parity.py: twenty steps of a stage on a tiny model, spread as a layout says.
 
-    python parity_spiralthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [wrong] [trace]
+    python parity_spiralthinker.py LAYOUT_JSON FOLDER [SETTING=VALUE ...] [explicit] [wrong] [trace]
 
-The examples have 0 to 4 steps, so that the number of readings differs from row to row and from rank to rank. `wrong`:
-sigma is taken over each forward pass, the mistake that the test must find. `trace`: every rank writes the collectives
-that it calls into FOLDER, and ZeRO-3 keeps no parameter for longer than a module needs it.
+The examples have 0 to 4 steps, so that the number of readings differs from row to row and from rank to rank.
+`explicit`: stage 1, in whose place stage 2 is trained otherwise. `wrong`: sigma is taken over each forward pass, the mistake that the test must find. `trace`: every rank writes the collectives that
+it calls into FOLDER, and ZeRO-3 keeps no parameter for longer than a module needs it.
 """
 
 import importlib.util
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import latent_models as lm
 
 from spiralthinker.alignment import deviation, moments
+from spiralthinker.columns import explicit_row
 from spiralthinker.config import MethodSettings, Settings
 from spiralthinker.model import SpiralThinkerModel
 from spiralthinker.trainer import SpiralThinkerTrainer
@@ -109,12 +110,20 @@ def main(layout_json: str, folder: str, *options: str) -> None:
             "stage3_max_reuse_distance": 1000,
             "stage3_param_persistence_threshold": 0,
         }
+    if "explicit" in options:
+        annotation = spiral.settings.annotation
+        examples = [annotation.example(spiral.tokenizer, problem) for problem in problems()]
+        rows = [explicit_row(example, spiral.markers) for example in examples]
+    else:
+        rows = lm.rows(
+            spiral, problems(), trains_teacher=method.get("name") == "codi", spelled="spell_weight" in method
+        )
     trainer = (WrongTrainer if wrong else SpiralThinkerTrainer)(
         spiral,
         TrainingArguments(**arguments),
-        lm.rows(spiral, problems(), trains_teacher=method.get("name") == "codi", spelled="spell_weight" in method),
+        rows,
         MethodSettings(latents=2, iterations=2, **method),
-        stage="implicit",
+        stage="explicit" if "explicit" in options else "implicit",
         teacher=teacher,
     )
     trainer.remove_callback(PrinterCallback)

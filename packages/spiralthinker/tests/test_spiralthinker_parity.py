@@ -1,4 +1,4 @@
-"""Stage 2 is the same training however it is spread: cross-entropy, alignment and sigma count over the whole batch."""
+"""A stage is the same training however it is spread: cross-entropy, alignment and sigma count over the whole batch."""
 
 import importlib.util
 import json
@@ -78,6 +78,20 @@ def test_other_settings_too(options, tmp_path, start):
         train(layout, tmp_path / name, *options)
     found = parity.difference(tmp_path / "parts", tmp_path / "whole", start)
     assert found.within(parity.TOLERANCE), found
+
+
+STAGE_1 = {
+    "accumulation 1x8": parity.LAYOUTS["accumulation 1x8"],  # few tokens a forward pass
+    "accumulation 1x8, activation checkpointing": parity.Layout(accumulation=8, activation_checkpointing=True),
+}
+
+
+def test_stage_1_too(tmp_path, start):
+    train(parity.LAYOUTS[parity.REFERENCE], tmp_path / "whole", "explicit")
+    for name, layout in STAGE_1.items():
+        train(layout, tmp_path / name, "explicit")
+        found = parity.difference(tmp_path / name, tmp_path / "whole", start)
+        assert found.within(parity.TOLERANCE), f"{name}: {found}"
 
 
 def test_a_sigma_of_each_forward_pass_is_found(tmp_path, reference, start):

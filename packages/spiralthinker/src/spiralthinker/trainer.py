@@ -47,7 +47,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
     Args:
         spiral: the model; its `base` is trained.
         args: transformers' configuration. With `activation_checkpointing` stage 2 recomputes whole readings, since
-            transformers' own way drops the prefix.
+            transformers' own way drops the prefix; stage 1, which has none, goes transformers' way.
         rows: of `columns.explicit_row` for stage 1, of `columns.implicit_row` for stage 2.
         teacher: the frozen teacher; None for the live one.
         rest: as in `SupervisedTrainer`.
@@ -144,7 +144,8 @@ class SpiralThinkerTrainer(SupervisedTrainer):
 
     def loss_sums(self, model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
         assert model is self.spiral.base
-        if self.spiral.checkpoint_segments:
+        # Stage 1 reads once, so that there is nothing to collect; what is computed again must not be deferred.
+        if self.stage == "explicit" or self.spiral.checkpoint_segments:
             return self._loss_sums(batch)
         with deferred_weights(model.get_decoder()):  # without the head, whose chunks are computed again
             return self._loss_sums(batch)
