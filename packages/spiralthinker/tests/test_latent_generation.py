@@ -3,6 +3,7 @@
 import latent_models as lm
 import pytest
 import torch
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from spiralthinker.generation import LatentGenerator
 from spiralthinker.model import LatentSettings
@@ -147,6 +148,149 @@ def test_generate_as_a_transformers_user_expects_it():
     assert not torch.equal(sampled[0], sampled[1])
     again = model.generate(left, left_mask, max_new_tokens=8, do_sample=True, num_return_sequences=3, seed=4)
     assert torch.equal(sampled, again)
+
+
+IDS = torch.tensor([[3, 4, 5], [6, 7, 8]])
+
+
+def test_lengths_and_ends_are_those_of_transformers():
+    model = lm.latent_model(iterations=2, latents=2)
+    longest = model.generate(IDS, max_new_tokens=9)
+    assert torch.equal(model.generate(input_ids=IDS, max_length=12), longest), "prompts included"
+    assert torch.equal(model.generate(IDS, generation_config=GenerationConfig(max_new_tokens=9)), longest)
+    assert torch.equal(model.generate(IDS, generation_config=GenerationConfig(max_length=99), max_new_tokens=9), longest)
+    first = longest[0, 3].item()
+    ended = model.generate(IDS[:1], max_new_tokens=9, eos_token_id=[first, 1])
+    assert ended.tolist() == [[3, 4, 5, first]], "with the token that ended it, not with the tokenizer's"
+    later = model.generate(IDS[:1], max_new_tokens=9, min_new_tokens=4, eos_token_id=first)
+    assert len(later[0]) >= 3 + 4
+    assert first not in later[0, 3:7]
+    assert torch.equal(model.generate(IDS[:1], max_new_tokens=9, min_length=7, eos_token_id=first), later)
+    both = model.generate(IDS, max_new_tokens=9, eos_token_id=first, pad_token_id=2)
+    assert both.shape[1] > 4
+    assert set(both[0, 4:].tolist()) == {2}
+    as_dict = model.generate(IDS, max_new_tokens=9, return_dict_in_generate=True)
+    assert torch.equal(as_dict.sequences, longest)
+    same = {"top_k": None, "num_beams": 1, "use_cache": True, "repetition_penalty": 1.0, "output_scores": False}
+    assert torch.equal(model.generate(IDS, max_new_tokens=9, **same), longest)
+
+
+def test_without_a_padding_token_the_end_pads():
+    model = lm.latent_model(iterations=2, latents=2)
+    first = model.generate(IDS, max_new_tokens=9)[0, 3].item()
+    model.tokenizer.pad_token = None
+    padded = model.generate(IDS, max_new_tokens=9, eos_token_id=first)
+    assert set(padded[0, 3:].tolist()) == {first}
+
+
+def test_padding_is_found_without_a_mask():
+    model = lm.latent_model(iterations=2, latents=2)
+    padded, mask = torch.tensor([[0, 0, 3, 4], [5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    assert torch.equal(model.generate(padded, max_new_tokens=9), model.generate(padded, mask, max_new_tokens=9))
+
+
+class Forbid(LogitsProcessor):
+    """Forbids a token, and notes the ids that it was shown."""
+
+    def __init__(self, token):
+        self.token = token
+        self.seen = []
+
+    def __call__(self, input_ids, scores):
+        self.seen.append(input_ids[0].tolist())
+        scores = scores.clone()
+        scores[:, self.token] = -torch.inf
+        return scores
+
+
+class After(StoppingCriteria):
+    def __init__(self, length):
+        self.length = length
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.tensor([input_ids.shape[1] >= self.length])
+
+
+def test_processors_and_criteria_see_a_row_without_padding():
+    model = lm.latent_model(iterations=2, latents=2)
+    padded = torch.tensor([[0, 0, 3, 4], [5, 6, 7, 8]])
+    plain = model.generate(padded, max_new_tokens=6)
+    first = plain[0, 4].item()
+    forbid = Forbid(first)
+    other = model.generate(padded, max_new_tokens=6, logits_processor=[forbid])
+    assert first not in other[0, 4:]
+    assert [3, 4] in forbid.seen
+    assert [5, 6, 7, 8] in forbid.seen
+    assert torch.equal(model.generate(padded, max_new_tokens=6, suppress_tokens=[first]), other)
+    stopped = model.generate(padded, max_new_tokens=6, stopping_criteria=[After(6)])
+    assert torch.equal(stopped[0, :8], plain[0, :8])
+    assert stopped[1].tolist() == [*plain[1, :6].tolist(), 0, 0]
+    tokens = model.generate(IDS, max_new_tokens=12, repetition_penalty=1e9, suppress_tokens=list(model.markers))
+    for row in tokens:
+        assert len(set(row.tolist())) == len(row), "no token twice"
+
+
+def test_the_arguments_of_sampling_do_what_they_say():
+    model = lm.latent_model(iterations=2, latents=2)
+    options = {"max_new_tokens": 10, "seed": 4}
+    greedy = model.generate(IDS, **options)
+    sampled = model.generate(IDS, **options, do_sample=True)
+    assert not torch.equal(sampled, greedy)
+    for same in ({"temperature": 1e-4}, {"top_p": 1e-6}, {"top_k": 1}):
+        assert torch.equal(model.generate(IDS, **options, do_sample=True, **same), greedy), same
+    hot = model.generate(IDS, **options, do_sample=True, temperature=50.0)
+    assert not torch.equal(hot, sampled)
+    two = [model.generate(IDS, max_new_tokens=1, do_sample=True, top_k=2, seed=n)[0, 3].item() for n in range(40)]
+    best = set(model.base(IDS[:1]).logits[0, -1].topk(2).indices.tolist())
+    assert set(two) == best
+
+
+def test_k_and_the_decoding_can_be_others():
+    model = lm.latent_model(iterations=1, latents=2)
+    bol = model.markers.bol
+    prompt = torch.tensor([[3, 4, 5]])
+
+    class Begin(LogitsProcessor):
+        """Two latent steps, one behind the other, and text."""
+
+        def __call__(self, input_ids, scores):
+            scores = scores.clone()
+            scores[:, bol] = torch.inf if (input_ids == bol).sum() < 2 else -torch.inf
+            return scores
+
+    def written(**options):
+        return model.generate(prompt, max_new_tokens=30, logits_processor=[Begin()], **options)[0].tolist()
+
+    as_trained = written()
+    assert as_trained.count(model.markers.latent) == 4
+    with pytest.warns(UserWarning, match="trained with iterations = 1, used with 7"):
+        more = written(iterations=7)
+    assert more != as_trained
+    with pytest.warns(UserWarning, match="trained with iterations = 1, used with 7"):
+        other = written(iterations=7, decoding="simultaneous")
+    assert other != more
+    assert written(decoding="simultaneous") != as_trained
+
+
+def test_what_generate_refuses():
+    model = lm.latent_model()
+    for wrong, message in (
+        ({"num_beams": 4}, "num_beams = 4: a model with latent steps does not generate like that"),
+        ({"use_cache": False}, "use_cache = False"),
+        ({"output_scores": True}, "output_scores = True"),
+        ({"max_tokens": 4}, "generate has no argument 'max_tokens'; of transformers' it takes max_new_tokens, "),
+        ({"max_length": 3}, "max_length = 3: the prompts alone have 3 tokens; set max_new_tokens"),
+        ({"do_sample": True, "temperature": 0.0}, "temperature = 0.0: must be above 0 with do_sample"),
+        ({"min_new_tokens": 9, "max_new_tokens": 4}, "min_new_tokens = 9: must be 0 to max_new_tokens, 4"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty = -1.0: must be a number above 0"),
+        ({"input_ids": IDS}, "give the prompts once"),
+        ({"attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}, "a prompt without any token"),
+        ({"generation_config": GenerationConfig(num_beams=2)}, "num_beams = 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.generate(IDS, **wrong)
+    with pytest.raises(UserError, match="give the prompts once"):
+        model.generate()
 
 
 def test_the_runtimes_tokens_are_never_chosen_in_text(tmp_path):

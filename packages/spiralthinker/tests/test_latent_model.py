@@ -109,6 +109,27 @@ def test_a_vocabulary_with_room_is_not_made_smaller():
     assert max(model.markers) < 100
 
 
+def test_loaded_as_a_transformers_user_would(tmp_path):
+    lm.latent_model().save_pretrained(tmp_path / "model")
+    for given in ({"dtype": torch.bfloat16}, {"torch_dtype": torch.bfloat16}, {"dtype": "bfloat16"}):
+        loaded = SpiralThinkerModel.from_pretrained(tmp_path / "model", **given)
+        assert loaded.base.dtype == torch.bfloat16
+    for device_map in ("cpu", {"": "cpu"}, torch.device("cpu")):
+        assert SpiralThinkerModel.from_pretrained(tmp_path / "model", device_map=device_map).device.type == "cpu"
+    eager = SpiralThinkerModel.from_pretrained(tmp_path / "model", device_map="auto", attn_implementation="eager")
+    assert eager.base.config._attn_implementation == "eager"
+    for device_map in ("balanced", {"model": "cpu", "lm_head": "meta"}):
+        with pytest.raises(UserError, match="a model with latent steps stays on one device; expected auto, or a device"):
+            SpiralThinkerModel.from_pretrained(tmp_path / "model", device_map=device_map)
+
+
+def test_suppressed_tokens_of_the_base_model_stay_suppressed():
+    base = lm.base_model()
+    base.generation_config.suppress_tokens = [7]
+    model = SpiralThinkerModel.from_base(base, lm.tokenizer(), LatentSettings())
+    assert base.generation_config.suppress_tokens == [7, model.markers.latent, model.markers.eol]
+
+
 def test_target_rms_is_that_of_the_pretrained_embeddings():
     base = lm.base_model()
     expected = base.get_input_embeddings().weight.square().mean().sqrt().item()

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ import torch
 from transformers import LlamaModel
 from typer.testing import CliRunner
 
+from spiralthinker import sweep
 from spiralthinker.cli import app
 from spiralthinker.config import MethodSettings, Settings
 from spiralthinker.model import SpiralThinkerModel
-from thinker_common.benchmarks import benchmark_module
+from thinker_common.benchmarks import benchmark_module, load_benchmark
 from thinker_common.benchmarks.problem import Problem
 from thinker_common.errors import SettingsError
 from thinker_common.evaluation.grading import grade
@@ -172,6 +174,34 @@ def test_stage_2_alone_starts_from_a_model_of_stage_1_and_is_the_same(finished, 
     invoke("train", "--output", str(alone), "--seed", "5", *TINY, *given)
     losses = [[row["loss"] for row in metrics(run)] for run in (folder, alone)]
     assert losses[0] == losses[1]
+
+
+def test_stage_2_with_other_numbers_than_the_model_has(finished, tmp_path):
+    """Another N or K is said, another adapter is refused: a saved model's width cannot change."""
+    folder, _ = finished
+    given = ["train", "--output", str(tmp_path / "run"), "--dry-run", *TINY, "method.stages=implicit"]
+    given.append(f"model.name_or_path={folder / 'stage1' / 'model'}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "trained with")
+        invoke(*given)
+    with pytest.warns(UserWarning, match="stage1/model: trained with iterations = 2, used with 7"):
+        invoke(*given, "method.iterations=7")
+    with pytest.warns(UserWarning, match="stage1/model: trained with latents = 2, used with 3"):
+        invoke(*given, "method.latents=3")
+    said = refused(*given, "method.adapter_width=4")
+    width = SpiralThinkerModel.from_pretrained(folder / "model").parts.adapter.width
+    assert f"method.adapter_width = 4: the latent adapter of {folder / 'stage1' / 'model'} is {width} wide" in said
+    assert "set it to null, or start from a plain model" in said
+
+
+def test_evaluations_at_other_numbers_are_warned_of(finished, tmp_path):
+    model = SpiralThinkerModel.from_pretrained(finished[0] / "model")
+    benchmark = load_benchmark("chains", split="test", limit=1)
+    points = sweep.points(model, latents=[2, 3], iterations=[2, 4])
+    with pytest.warns(UserWarning) as said:
+        assert len(list(sweep.evaluate_points(model, benchmark, points, max_new_tokens=8))) == 4
+    messages = {str(each.message) for each in said if "trained with" in str(each.message)}
+    assert messages == {"trained with latents = 2, used with 3", "trained with iterations = 2, used with 4"}
 
 
 def test_stage_2_and_preview_of_a_model_on_the_hub(finished, tmp_path):

@@ -20,12 +20,13 @@ The autoregressive decoding, of the baselines, reads a latent step's tokens one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ._common import (
     Generation,
@@ -42,7 +43,7 @@ from ._common import (
     token_budget_batches,
 )
 from .iteration import SCHEDULES, Past, Reading, Schedule
-from .model import Reader, SpiralThinkerModel
+from .model import Reader, SpiralThinkerModel, warn_of_other_numbers
 
 if TYPE_CHECKING:
     from ._common import OnSampled
@@ -66,6 +67,7 @@ class Response:
     stream: int
     token_ids: list[int] = field(default_factory=list)
     ended: bool = False
+    end: int | None = None  # the end-of-sequence token that was chosen
     truncated: bool = False
     waits: bool = False  # for its latent step
 
@@ -76,11 +78,15 @@ class LatentGenerator:
     Args:
         model: its settings give N, and K and the decoding unless told otherwise.
         max_new_tokens: of a response, latent steps included.
-        iterations: K at test time.
+        iterations: K at test time; another than the model's with a warning.
         decoding: the schedule; sequential and simultaneous can be exchanged for each other.
         max_tokens_per_batch: rows times the longest prompt and response.
         seed: sampled tokens follow from it, the prompt's key and the number of the sample: see the base's `Generator`.
         intervene: changes the latents, for controls; see `Intervention`.
+        min_new_tokens: before these no end-of-sequence token is chosen.
+        eos_token_ids: what ends a response; default the model's own.
+        processors, stopping: transformers' `LogitsProcessor` and `StoppingCriteria`, called for one row at a time, with
+            the ids of its prompt and of its response, latent steps included, and no padding.
 
     Raises:
         SettingsError: impossible values.
@@ -99,8 +105,14 @@ class LatentGenerator:
         max_tokens_per_batch: int = 8192,
         seed: int = 0,
         intervene: Intervention | None = None,
+        min_new_tokens: int = 0,
+        eos_token_ids: Sequence[int] | None = None,
+        processors: Sequence[LogitsProcessor] = (),
+        stopping: Sequence[StoppingCriteria] = (),
     ) -> None:
         check_decoding(max_new_tokens, temperature, top_p, top_k)
+        if not 0 <= min_new_tokens <= max_new_tokens:
+            raise SettingsError(f"min_new_tokens = {min_new_tokens!r}: must be 0 to max_new_tokens, {max_new_tokens}")
         if max_tokens_per_batch < 1:
             raise SettingsError(f"max_tokens_per_batch = {max_tokens_per_batch!r}: must be at least 1")
         self.iterations = model.settings.iterations if iterations is None else iterations
@@ -113,6 +125,7 @@ class LatentGenerator:
             raise SettingsError(f"decoding = {decoding!r}: this model was trained {model.settings.schedule}")
         if self.decoding == "autoregressive" and self.iterations > 0:
             raise SettingsError(f"iterations = {self.iterations}: an autoregressive model has none, must be 0")
+        warn_of_other_numbers(model.settings, iterations=iterations)
         self.model = model
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
@@ -121,6 +134,10 @@ class LatentGenerator:
         self.max_tokens_per_batch = max_tokens_per_batch
         self.seed = seed
         self.intervene = intervene
+        self.min_new_tokens = min_new_tokens
+        self.eos = model.eos_token_ids if eos_token_ids is None else set(eos_token_ids)
+        self.processors = LogitsProcessorList(processors)
+        self.stopping = StoppingCriteriaList(stopping)
         # Of all responses so far; a token pass is one real token in one reading.
         self.responses = self.token_passes = self.latent_tokens = 0
 
@@ -161,29 +178,46 @@ class LatentGenerator:
             UserError: as `check_lengths`, and when memory runs out.
             SettingsError: an impossible number of samples.
         """
+        finished: dict[int, dict[int, Generation]] = {index: {} for index in range(len(prompt_ids))}
+        for together in self._finished(self._begun(prompt_ids, samples, keys)):
+            for response in together:
+                made = generation(self.model.tokenizer, response.token_ids, truncated=response.truncated)
+                finished[response.index][response.sample] = made
+            whole = list(dict.fromkeys(r.index for r in together if len(finished[r.index]) == samples))
+            if on_batch is not None and whole:
+                on_batch(whole, [_in_order(finished[index]) for index in whole])
+        return [_in_order(finished[index]) for index in range(len(prompt_ids))]
+
+    @torch.no_grad()
+    def respond(self, prompt_ids: Sequence[Sequence[int]], samples: int = 1) -> list[Response]:
+        """As `sample`, with how each response ended: all of the first prompt, all of the second, and so on."""
+        responses = self._begun(prompt_ids, samples, None)
+        for _ in self._finished(responses):
+            pass
+        return responses
+
+    def _begun(
+        self, prompt_ids: Sequence[Sequence[int]], samples: int, keys: Sequence[str] | None
+    ) -> list[Response]:
         check_samples(samples, self.temperature)
         self.check_lengths(prompt_ids)
         names = keys if keys is not None else [repr(list(ids)) for ids in prompt_ids]
-        responses = [
+        return [
             Response(index, sample, tuple(ids), stream_seed(self.seed, name, sample))
             for index, (ids, name) in enumerate(zip(prompt_ids, names, strict=True))
             for sample in range(samples)
         ]
-        finished: dict[int, dict[int, Generation]] = {index: {} for index in range(len(prompt_ids))}
+
+    def _finished(self, responses: Sequence[Response]) -> Iterator[list[Response]]:
+        """Runs them, and yields those that ran together."""
         lengths = [len(response.prompt) + self.max_new_tokens for response in responses]
         with evaluation_mode(self.model):
             for batch in token_budget_batches(lengths, self.max_tokens_per_batch):
                 together = [responses[place] for place in batch]
                 self._run(together)
-                for response in together:
-                    self.responses += 1
-                    self.latent_tokens += response.token_ids.count(self.model.markers.latent)
-                    made = generation(self.model.tokenizer, response.token_ids, truncated=response.truncated)
-                    finished[response.index][response.sample] = made
-                whole = list(dict.fromkeys(r.index for r in together if len(finished[r.index]) == samples))
-                if on_batch is not None and whole:
-                    on_batch(whole, [_in_order(finished[index]) for index in whole])
-        return [_in_order(finished[index]) for index in range(len(prompt_ids))]
+                self.responses += len(together)
+                self.latent_tokens += sum(r.token_ids.count(self.model.markers.latent) for r in together)
+                yield together
 
     # ------------------------------------------------------------------------------------------------ one batch
 
@@ -206,7 +240,14 @@ class LatentGenerator:
     def choose(self, logits_BV: Tensor, responses: Sequence[Response]) -> list[int]:
         """The next token of each row, never one of the runtime's."""
         markers = self.model.markers
+        if self.processors:
+            each = zip(logits_BV.split(1), responses, strict=True)
+            logits_BV = torch.cat([self.processors(self._ids(response), row_1V) for row_1V, response in each])
         logits_BV[:, [markers.latent, markers.eol]] = -torch.inf
+        if self.min_new_tokens:
+            early_B1 = torch.tensor([[len(r.token_ids) < self.min_new_tokens] for r in responses])
+            ends = sorted(self.eos)
+            logits_BV[:, ends] = logits_BV[:, ends].masked_fill(early_B1.to(logits_BV.device), -torch.inf)
         if self.temperature > 0:
             streams, places = [r.stream for r in responses], [len(r.token_ids) for r in responses]
             no_ids: Any = torch.empty(len(responses), 0, dtype=torch.long)
@@ -214,6 +255,14 @@ class LatentGenerator:
                 no_ids, logits_BV
             )
         return logits_BV.argmax(-1).tolist()
+
+    def stops(self, response: Response, logits_1V: Tensor) -> bool:
+        """Whether one of the criteria ends the response behind its newest token."""
+        ids: Any = self._ids(response)
+        return bool(self.stopping) and bool(torch.as_tensor(self.stopping(ids, logits_1V)).any())
+
+    def _ids(self, response: Response) -> Any:
+        return torch.tensor([[*response.prompt, *response.token_ids]], device=self.model.device)
 
 
 class _State:
@@ -230,9 +279,6 @@ class _State:
         self.latents, self.shift = settings.annotation.latents, settings.shift
         self.mask_BT = torch.zeros(len(responses), 0, dtype=torch.long, device=self.model.device)
         self.past: Past | None = None
-        eos = self.model.causal.generation_config.eos_token_id if self.model.causal.generation_config else None
-        own = self.model.tokenizer.eos_token_id
-        self.eos = {*(eos if isinstance(eos, list) else [eos]), own} - {None}
 
     def read_prompts(self) -> Tensor:
         """The logits behind each prompt, (B, V)."""
@@ -250,9 +296,9 @@ class _State:
         rows = [self.responses[place] for place in places]
         if len(rows) < len(self.responses):
             logits_BV = logits_BV[torch.tensor(places, device=logits_BV.device)]
-        for response, token in zip(rows, self.generator.choose(logits_BV, rows), strict=True):
-            if token in self.eos:
-                response.ended = True
+        for place, (response, token) in enumerate(zip(rows, self.generator.choose(logits_BV, rows), strict=True)):
+            if token in self.generator.eos:
+                response.ended, response.end = True, token
                 continue
             response.token_ids.append(token)
             if token == self.model.markers.bol:
@@ -260,6 +306,8 @@ class _State:
             room = self.generator.max_new_tokens - len(response.token_ids)
             if room <= (self.latents + 1 if response.waits else 0):  # a latent step, and a token behind it
                 response.ended = response.truncated = True
+            elif self.generator.stops(response, logits_BV[place : place + 1]):
+                response.ended = True
 
     def drop_ended(self) -> None:
         """Forgets rows that have ended, once they are half of all: each time copies the keys and values."""

@@ -65,6 +65,11 @@ class LatentAdapter(nn.Module):
         self.register_buffer("target_rms", torch.tensor(target_rms))
         nn.init.zeros_(self.outer.weight)
 
+    @property
+    def width(self) -> int:
+        """A."""
+        return self.inner.out_features
+
     def forward(self, states: Tensor) -> Tensor:
         states = states.to(self.inner.weight.dtype)
         return self.norm(states + self.outer(silu(self.inner(states)))) * self.target_rms

@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +38,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from ._common import (
     CACHE,
@@ -53,9 +54,12 @@ from ._common import (
 )
 from .annotation import IGNORED, Annotation, Markers, add_markers, marker_ids
 from .columns import Batch
+from .generate_arguments import GenerateArguments, mask_of
 from .iteration import SCHEDULES, Iterated, LatentAdapter, Past, Reading, Schedule, iterate
 
 if TYPE_CHECKING:
+    from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+
     from ._common import sections
 
 # B rows, T columns, S columns of a reading, R rounds, U latent steps, N targets, C kept columns, L layers, D hidden
@@ -65,6 +69,7 @@ PARTS = "latent_parts"
 ADAPTER_FILE = "latent_adapter.safetensors"
 SETTINGS_FILE = "spiralthinker.json"
 FORMAT = 1
+DeviceMap = str | int | torch.device | Mapping[str, str | int | torch.device] | None
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,8 @@ class SpiralThinkerModel(nn.Module):
         hidden_size = base.config.get_text_config().hidden_size
         adapter = LatentAdapter(hidden_size, settings.adapter_width or hidden_size, target_rms)
         if base.generation_config is not None:  # for whoever generates without this package
-            base.generation_config.suppress_tokens = [markers.latent, markers.eol]
+            suppressed = base.generation_config.suppress_tokens or []
+            base.generation_config.suppress_tokens = [*suppressed, markers.latent, markers.eol]
         return cls(_with_parts(base, adapter.to(base.device), markers, lora), tokenizer, settings)
 
     @classmethod
@@ -173,7 +179,10 @@ class SpiralThinkerModel(nn.Module):
         name_or_path: str | Path,
         *,
         revision: str | None = None,
-        dtype: str = "auto",
+        dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
+        device_map: DeviceMap = None,
+        attn_implementation: str | None = None,
         base: PreTrainedModel | None = None,
         latents: int | None = None,
         iterations: int | None = None,
@@ -181,7 +190,12 @@ class SpiralThinkerModel(nn.Module):
     ) -> SpiralThinkerModel:
         """A model that `save_pretrained` wrote: a folder, or an id on the hub.
 
-        base: the causal model in it, if that is loaded already and perhaps divided between ranks
+        dtype: of the weights, or its name; auto, the default, is bfloat16 on a GPU that computes in it, else float32.
+            `torch_dtype` is its older name in transformers
+        device_map: the device of the whole model; "auto" is the accelerator, if there is one. It is not divided
+        attn_implementation: as in transformers; default the model's own
+        base: the causal model in it, if that is loaded already and perhaps divided between ranks; the three above are
+            of no account then
         latents, iterations: N and K, others than it was trained with if wanted, with a warning
         lora: to train it on with a fresh low-rank adapter
 
@@ -189,14 +203,20 @@ class SpiralThinkerModel(nn.Module):
             UserError: not such a model, or one that cannot be loaded.
         """
         settings = read_settings(name_or_path, revision=revision)
-        for name, wanted, trained in (
-            ("latents", latents, settings.annotation.latents),
-            ("iterations", iterations, settings.iterations),
-        ):
-            if wanted is not None and wanted != trained:
-                warnings.warn(f"{name_or_path}: trained with {name} = {trained}, used with {wanted}", stacklevel=2)
+        warn_of_other_numbers(settings, latents=latents, iterations=iterations, of=f"{name_or_path}: ")
         settings = with_numbers(settings, latents=latents, iterations=iterations)
-        causal = load_policy(name_or_path, revision=revision, dtype=dtype) if base is None else base
+        causal: PreTrainedModel | PeftModel
+        if base is None:
+            device, wanted_dtype = _one_device(device_map), dtype if dtype is not None else torch_dtype or "auto"
+            causal = load_policy(
+                name_or_path,
+                revision=revision,
+                dtype=str(wanted_dtype).removeprefix("torch."),
+                attn_implementation=attn_implementation,
+            )
+            causal = causal if device is None else causal.to(device)
+        else:
+            causal = base
         tokenizer = load_tokenizer(name_or_path, revision=revision)
         check_readable(causal)
         state = load_file(_file(name_or_path, ADAPTER_FILE, revision))
@@ -416,56 +436,87 @@ class SpiralThinkerModel(nn.Module):
         sums = [checkpoint(nll, states_CD, targets_C, use_reentrant=False) for states_CD, targets_C in parts]
         return torch.stack(sums).sum()
 
+    @property
+    def eos_token_ids(self) -> set[int]:
+        """What ends a response: as the model's generation configuration has it, and its tokenizer."""
+        config = self.causal.generation_config
+        named = None if config is None else config.eos_token_id
+        ends: set[Any] = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id}
+        return ends - {None}
+
     def generate(
         self,
-        input_ids: Tensor,
+        inputs: Tensor | None = None,
         attention_mask: Tensor | None = None,
         *,
-        max_new_tokens: int = 256,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        num_return_sequences: int = 1,
+        input_ids: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[StoppingCriteria] = (),
         seed: int = 0,
         iterations: int | None = None,
         decoding: Schedule | None = None,
         max_tokens_per_batch: int = 8192,
-    ) -> Tensor:
+        **arguments: Any,
+    ) -> Tensor | GenerateDecoderOnlyOutput:
         """Responses with their latent steps, as transformers' `generate` returns them.
 
         Args:
-            input_ids: prompts, (B, T), padded on whichever side `attention_mask` says.
-            temperature, top_p, top_k: of sampling, with `do_sample`; top_k 0 is the whole vocabulary.
+            inputs: prompts, (B, T), padded on whichever side `attention_mask` says; or `input_ids`.
+            generation_config: values of the arguments below, where they are not given by name. Without one they have
+                the defaults below, whatever the model's own configuration says; but its end-of-sequence tokens count.
+            logits_processor, stopping_criteria: called for one row at a time, without its padding.
+            seed: of sampling, which does not depend on torch's global generator.
             iterations, decoding: K and the schedule, if they are to be others than the model's own.
+            max_tokens_per_batch: rows times the longest prompt and response that are read at once.
+            arguments: of transformers: `max_new_tokens` (256) or `max_length`, `min_new_tokens` or `min_length`,
+                `do_sample` (False), `temperature`, `top_p`, `top_k`, `repetition_penalty`, `suppress_tokens`,
+                `num_return_sequences`, `eos_token_id`, `pad_token_id`, `return_dict_in_generate`. Others are accepted
+                where they ask for nothing (`num_beams=1`).
 
         Returns:
-            (B * num_return_sequences, T + longest response): the prompts as they came, then responses with their
-            end-of-sequence token, padded on the right.
+            (B * num_return_sequences, T + longest response): the prompts as they came, then responses with the token
+            that ended them, padded on the right. With `return_dict_in_generate` that as `sequences`.
+
+        Raises:
+            UserError: an argument that a model with latent steps cannot follow, or prompts that cannot be read.
+            SettingsError: an impossible value.
         """
         from .generation import LatentGenerator
 
+        ids_BT = inputs if input_ids is None else input_ids
+        if ids_BT is None or ids_BT.dim() != 2 or (inputs is not None and input_ids is not None):
+            raise UserError("generate: give the prompts once, as inputs or as input_ids, a tensor of (rows, tokens)")
+        asked = GenerateArguments.read(generation_config, arguments, prompt_columns=ids_BT.shape[1])
+        ends = self.eos_token_ids if asked.eos_token_ids is None else set(asked.eos_token_ids)
+        mask_BT = mask_of(ids_BT, self.tokenizer, ends) if attention_mask is None else attention_mask
+        if not mask_BT.any(dim=1).all():
+            raise UserError("generate: a prompt without any token; leave the row out")
         generator = LatentGenerator(
             self,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature if do_sample else 0.0,
-            top_p=top_p,
-            top_k=top_k,
+            max_new_tokens=asked.max_new_tokens,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            top_k=asked.top_k,
             iterations=iterations,
             decoding=decoding,
             max_tokens_per_batch=max_tokens_per_batch,
             seed=seed,
+            min_new_tokens=asked.min_new_tokens,
+            eos_token_ids=sorted(ends),
+            processors=[*asked.processors(), *logits_processor],
+            stopping=stopping_criteria,
         )
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        prompts = [row[real.bool()].tolist() for row, real in zip(input_ids, mask, strict=True)]
-        eos = self.tokenizer.eos_token_id
+        prompts = [row[real.bool()].tolist() for row, real in zip(ids_BT, mask_BT, strict=True)]
         sequences = [
-            torch.tensor([*row, *response.token_ids, *([] if response.truncated else [eos])])
-            for row, responses in zip(input_ids.tolist(), generator.sample(prompts, num_return_sequences), strict=True)
-            for response in responses
+            torch.tensor(
+                [*ids_BT[response.index].tolist(), *response.token_ids, *([] if response.end is None else [response.end])]
+            )
+            for response in generator.respond(prompts, asked.num_return_sequences)
         ]
-        padded = pad_sequence(sequences, batch_first=True, padding_value=self.tokenizer.pad_token_id)
-        return padded.to(input_ids.device)
+        padding = next((i for i in (asked.pad_token_id, self.tokenizer.pad_token_id) if i is not None), min(ends))
+        padded = pad_sequence(sequences, batch_first=True, padding_value=padding).to(ids_BT.device)
+        return GenerateDecoderOnlyOutput(sequences=padded) if asked.as_dict else padded
 
 
 def needed_chunks(targets: int) -> int:
@@ -633,6 +684,18 @@ def with_numbers(settings: LatentSettings, *, latents: int | None, iterations: i
     )
 
 
+def warn_of_other_numbers(
+    trained: LatentSettings, *, latents: int | None = None, iterations: int | None = None, of: str = ""
+) -> None:
+    """Another N or K than a model was trained with can be used, and is rarely meant. None: as it was trained."""
+    for name, used, before in (
+        ("latents", latents, trained.annotation.latents),
+        ("iterations", iterations, trained.iterations),
+    ):
+        if used is not None and used != before:
+            warnings.warn(f"{of}trained with {name} = {before}, used with {used}", stacklevel=3)
+
+
 def read_settings(name_or_path: str | Path, *, revision: str | None = None) -> LatentSettings:
     """The settings of a saved model.
 
@@ -648,6 +711,23 @@ def read_settings(name_or_path: str | Path, *, revision: str | None = None) -> L
         return LatentSettings(annotation=annotation, **content)
     except (ValueError, KeyError, TypeError, AttributeError, SettingsError) as error:
         raise UserError(f"{file}: not the settings of a SpiralThinker model ({error})") from error
+
+
+def _one_device(device_map: DeviceMap) -> torch.device | None:
+    """UserError for a map that would divide the model."""
+    if isinstance(device_map, Mapping) and len(set(device_map.values())) == 1:
+        device_map = next(iter(device_map.values()))
+    if device_map is None:
+        return None
+    if device_map == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    try:
+        return torch.device(device_map)  # type: ignore[arg-type]  # what is no device is refused below
+    except (RuntimeError, TypeError) as error:
+        raise UserError(
+            f"device_map = {device_map!r}: a model with latent steps stays on one device; expected auto, or a device "
+            "such as cuda:0 (to divide its weights, `spiralthinker evaluate --gpus N --zero 3`)"
+        ) from error
 
 
 def is_saved_model(name_or_path: str | Path, *, revision: str | None = None) -> bool:

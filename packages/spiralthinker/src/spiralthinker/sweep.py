@@ -16,7 +16,7 @@ from .controls import Control, exchange
 from .evaluations import Measured, evaluate_latent
 from .generation import LatentGenerator
 from .iteration import Schedule
-from .model import SpiralThinkerModel, with_numbers
+from .model import SpiralThinkerModel, warn_of_other_numbers, with_numbers
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,14 @@ def evaluate_points(
     grader: str = "default",
     folder: Path | None = None,
 ) -> Iterator[Found]:
-    """Greedy accuracy and cost at each point; on all ranks together. The model's settings are as before afterwards."""
+    """Greedy accuracy and cost at each point; on all ranks together. The model's settings are as before afterwards.
+
+    N or K other than the model's are warned of.
+    """
     trained = model.settings
     try:
         for point in wanted:
+            warn_of_other_numbers(trained, latents=point.latents)  # of K the generator warns
             model.settings = with_numbers(trained, latents=point.latents, iterations=None)
             generator = LatentGenerator(
                 model,

@@ -66,7 +66,13 @@ from .columns import Row
 from .config import Settings
 from .data import TrainingData, latent_steps, training_data
 from .evaluations import Measured, evaluate_one
-from .model import LatentSettings, SpiralThinkerModel, is_saved_model
+from .model import (
+    LatentSettings,
+    SpiralThinkerModel,
+    is_saved_model,
+    read_settings,
+    warn_of_other_numbers,
+)
 from .report import cost_table, write_run_report
 from .trainer import SpiralThinkerTrainer, Stage
 
@@ -244,6 +250,14 @@ class Run:
         name, revision = self.settings.model.name_or_path, self.settings.model.revision
         settings = self.parts[0].settings
         if is_saved_model(name, revision=revision):
+            # Against the last part: Coconut's curriculum has other N on its way there.
+            wanted = self.parts[-1].settings
+            warn_of_other_numbers(
+                read_settings(name, revision=revision),
+                latents=wanted.annotation.latents,
+                iterations=wanted.iterations,
+                of=f"{name}: ",
+            )
             return self.model_of(name, settings, revision=revision)
         set_seed(self.seed)  # the markers' embeddings and the adapters begin with random weights
         return SpiralThinkerModel.from_base(
@@ -256,7 +270,11 @@ class Run:
     def model_of(
         self, name_or_path: str | Path, settings: LatentSettings, *, revision: str | None = None
     ) -> SpiralThinkerModel:
-        """A saved model, with the settings of this run."""
+        """A saved model, with the settings of this run.
+
+        Raises:
+            SettingsError: another width of the latent adapter than the model's.
+        """
         unset_hf_deepspeed_config()
         set_seed(self.seed)
         model = SpiralThinkerModel.from_pretrained(
@@ -265,6 +283,13 @@ class Run:
             dtype=weights_dtype(self.settings.model),
             lora=self.settings.model.lora,
         )
+        hidden_size = model.causal.config.get_text_config().hidden_size
+        width, wanted = model.parts.adapter.width, settings.adapter_width or hidden_size
+        if width != wanted:
+            raise SettingsError(
+                f"method.adapter_width = {settings.adapter_width or 'null'}: the latent adapter of {name_or_path} is "
+                f"{width} wide; set it to {'null' if width == hidden_size else width}, or start from a plain model"
+            )
         model.settings = settings
         return model
 
