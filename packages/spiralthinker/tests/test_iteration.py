@@ -246,7 +246,7 @@ def test_alignment_by_hand():
     assert iteration_weights(2, 0.0).tolist() == [0.5, 0.5]
     teacher = torch.tensor([[[0.0, 2.0]], [[1.0, 5.0]]])  # L = 2, U = 1, D = 2
     sigma = deviation(moments(teacher))
-    assert sigma.tolist() == [1.0, 2.0], "the population's"
+    assert sigma.tolist() == [[1.0], [2.0]], "the population's"
     student = teacher + torch.tensor([0.5, 3.0])  # Huber: 0.125 and 2.5, so 1.3125 a layer
     value = alignment(student[None], teacher, sigma, iteration_weights(1, 1.0))
     assert value.tolist() == pytest.approx([(1.3125 / 1 + 1.3125 / 2) / 2])
@@ -254,7 +254,22 @@ def test_alignment_by_hand():
     assert value.tolist() == pytest.approx([(1.75 / 1 + 1.75 / 2) / 2])
     halves = moments(teacher[:, :, :1]) + moments(teacher[:, :, 1:])
     torch.testing.assert_close(deviation(halves), sigma)
-    assert deviation(moments(torch.zeros(1, 0, 4))).tolist() == [1.0]
+    assert deviation(moments(torch.zeros(1, 0, 4))).tolist() == [[1.0]]
+
+
+def test_alignment_by_features_by_hand():
+    teacher = torch.tensor([[[0.0, 2.0], [4.0, 2.0]]])  # L = 1, U = 2, D = 2: mean 2, squares 6, so sigma^2 is 2
+    sigma = deviation(moments(teacher, "feature"))
+    least = 0.01 * 2.0**0.5
+    assert sigma.tolist() == [[2.0, pytest.approx(least)]], "a feature that never changes is no measure"
+    student = teacher + torch.tensor([3.0, 0.0])  # Huber: 2.5 and nothing
+    value = alignment(student[None], teacher, sigma, iteration_weights(1, 1.0))
+    assert value.tolist() == pytest.approx([2.5 / 2.0 / 2] * 2)
+    value = alignment(teacher[None] + 0.5, teacher, sigma, iteration_weights(1, 1.0))
+    assert value.tolist() == pytest.approx([(0.125 / 2.0 + 0.125 / least) / 2] * 2)
+    parts = moments(teacher[:, :1], "feature") + moments(teacher[:, 1:], "feature")
+    torch.testing.assert_close(deviation(parts), sigma)
+    assert deviation(moments(torch.zeros(1, 0, 2), "feature")).tolist() == [[1.0, 1.0]]
 
 
 def test_impossible_settings():

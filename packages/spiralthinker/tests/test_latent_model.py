@@ -109,6 +109,39 @@ def test_a_vocabulary_with_room_is_not_made_smaller():
     assert max(model.markers) < 100
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("spare", [2, 40])
+def test_markers_in_spare_rows_begin_as_added_ones_do(family, spare):
+    """Not with what pretraining has left in rows that no token had; other rows stay."""
+    base = lm.base_model(family)
+    vocabulary = len(lm.WORDS)
+    base.resize_token_embeddings(vocabulary + spare, mean_resizing=False)
+    matrices = [base.get_input_embeddings().weight] + [base.get_output_embeddings().weight] * (family == "llama")
+    with torch.no_grad():
+        for weight in matrices:
+            weight[:vocabulary] += 3.0
+            weight[vocabulary:] = 1e-8
+    before = [weight.clone() for weight in matrices]
+    model = SpiralThinkerModel.from_base(base, lm.tokenizer(), LatentSettings())
+    after = [base.get_input_embeddings().weight, base.get_output_embeddings().weight]
+    for old, new in zip(before, after, strict=False):
+        rows = new[list(model.markers)]
+        assert (rows.mean() - old[:vocabulary].mean()).abs() < 0.2
+        assert rows.std(0).mean() > 0.05
+        assert torch.equal(new[:vocabulary], old[:vocabulary])
+        assert torch.equal(new[vocabulary + 5 :], old[vocabulary + 5 :])
+
+
+def test_an_adapter_can_begin_at_random():
+    def start(**settings):
+        return SpiralThinkerModel.from_base(lm.base_model(), lm.tokenizer(), LatentSettings(**settings))
+
+    assert not start().parts.adapter.outer.weight.any()
+    assert start(adapter_start="random").parts.adapter.outer.weight.any()
+    with pytest.raises(SettingsError, match="adapter_start = 'zero': expected normalisation or random"):
+        LatentSettings(adapter_start="zero")
+
+
 def test_loaded_as_a_transformers_user_would(tmp_path):
     lm.latent_model().save_pretrained(tmp_path / "model")
     for given in ({"dtype": torch.bfloat16}, {"torch_dtype": torch.bfloat16}, {"dtype": "bfloat16"}):

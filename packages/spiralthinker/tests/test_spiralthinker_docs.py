@@ -12,6 +12,7 @@ from spiralthinker import _common, cli
 from spiralthinker.arguments import checked_arguments
 from spiralthinker.config import MethodSettings, Settings
 from spiralthinker.train import parts_of
+from thinker_common.benchmarks import benchmark_module, load_benchmark
 
 HOUSE = Path(__file__).parents[3]
 PAGE = HOUSE / "docs/spiralthinker.md"
@@ -22,6 +23,10 @@ RECIPES = {
     "prosqa-small": (5, 3),
     "strategyqa-llama-3.2-1b": (6, 3),
 }
+
+
+# Benchmarks of the recipes that are read from the hub, or from files of their authors.
+HUB = ("gsm8k_aug", "prosqa", "strategyqa")
 
 
 def settings_of(recipe: str, *overrides: str) -> Settings:
@@ -53,6 +58,34 @@ def test_a_recipe_opens_with_a_command_and_an_example_that_both_load(recipe):
     if "llama" in recipe:
         assert len(re.findall("# open", text)) >= 5
         assert settings.model.lora is not None
+
+
+class Asked(Exception):
+    """The rows of a benchmark would be read now."""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipes_commands_find_their_data(recipe, monkeypatch):
+    """As far as that can be seen without the files: what the hub does not have is not asked of it."""
+
+    def asked(*_, **__):
+        raise Asked
+
+    text = _common.recipes.recipe_text("spiralthinker", recipe)
+    for command in re.findall(r"^#   spiralthinker train (.+)$", text, re.MULTILINE):
+        arguments = shlex.split(command)
+        overrides = [argument for argument in arguments if re.match(r"[a-z0-9_]+\.[a-z0-9_.]+=", argument)]
+        if "--data-dir" in arguments:
+            overrides.append(f"data.data_dir={arguments[arguments.index('--data-dir') + 1]}")
+        settings = settings_of(recipe, *overrides)
+        read = [(settings.data.benchmark, settings.data.split, settings.data.options)]
+        evaluation = settings.evaluation
+        read += [(name, evaluation.split, evaluation.options.get(name, {})) for name in evaluation.benchmarks]
+        for name, split, options in read:
+            if name in HUB:  # the others come with the package
+                monkeypatch.setattr(benchmark_module(name), "read_rows", asked)
+                with pytest.raises(Asked):
+                    load_benchmark(name, split=split, data_dir=settings.data.data_dir, **options)
 
 
 def test_the_page_names_every_setting_with_its_default():

@@ -75,6 +75,7 @@ class MethodSettings:
     schedule: Literal["sequential", "simultaneous"] = "sequential"  # which latent steps are refined together
     shift: int = 0  # 1 writes to the next position, as Coconut does
     adapter_width: int | None = None  # inferred; null: the hidden size
+    adapter_start: Literal["normalisation", "random"] = "normalisation"  # inferred: W2 is zero at first, or random
     label_markers: bool = True  # inferred: cross-entropy on <bol> and <eol>
     cross_entropy: Literal["last", "every"] = "last"  # inferred: the readings it is on; every: simultaneous only
     through_iterations: bool = True  # inferred: gradients through all iterations, or through one
@@ -82,6 +83,7 @@ class MethodSettings:
     align_weight: float = 1.0  # lambda; inferred
     alpha: float = 1.0  # how much more a later iteration counts; inferred
     distance: Literal["smooth_l1", "l1"] = "smooth_l1"  # inferred
+    sigma: Literal["layer", "feature"] = "layer"  # inferred: the scale of the distances, one a layer or one a feature
     teacher: Literal["live", "frozen"] = "live"  # inferred: whose states of the explicit version are the target
     spell_weight: float = 0.0  # of spiral, not in the paper: what is written to the latents spells the step
     curriculum: int = 3  # coconut: latent stages, among which training's steps or epochs are divided
@@ -181,5 +183,6 @@ class Settings:
             schedule="autoregressive" if in_front else method.schedule,
             shift=method.shift,
             adapter_width=method.adapter_width,
+            adapter_start=method.adapter_start,
             feedback="state" if method.name == "coconut" else "adapter",
         )

@@ -200,10 +200,10 @@ def _alignments(model: SpiralThinkerModel, row: Row, reference: Row, distance: D
     teacher_LUD, _ = model.teacher_states(batch_of(reference))
     assert iterated.eol_KLBCD is not None
     both = min(teacher_LUD.shape[1], iterated.eol_KLBCD.shape[3])
-    sigma_L = deviation(moments(teacher_LUD))
+    sigma_LD = deviation(moments(teacher_LUD))
     one = torch.ones(1)
     of_readings = [
-        alignment(student_LBCD[None, :, 0, :both], teacher_LUD[:, :both], sigma_L, one, distance=distance).tolist()
+        alignment(student_LBCD[None, :, 0, :both], teacher_LUD[:, :both], sigma_LD, one, distance=distance).tolist()
         for student_LBCD in iterated.eol_KLBCD
     ]
     return [list(of_step) for of_step in zip(*of_readings, strict=True)]

@@ -24,9 +24,10 @@ A third one is that of the baselines Coconut (arXiv 2412.06769) and CODI (arXiv 
 Nothing before the first of the latents that are refined is read again: its keys and values serve every iteration, and
 gradients flow through them. Nothing behind the last `<eol>` is read before iteration K.
 
-Departures from the paper, or choices where its account (as published in digests) says nothing; settings but for 2, 3:
+Departures from the paper, or choices where its account (as published in digests) says nothing; settings but for 3:
  1. The write goes to the same positions (`shift` 0); 1 writes to the next position, as Coconut, CODI and PCCoT do.
- 2. W2 is zero at the start, so that g begins as the normalisation alone; RMSNorm has a gain, which begins at one.
+ 2. W2 is zero at the start, so that g begins as the normalisation alone (or random: `adapter_start`); RMSNorm has a
+    gain, which begins at one.
  3. K + 1 readings: K iterations after the first.
  4. Cross-entropy is on the last reading (`every_reading`: on all of them, simultaneous only).
  5. Gradients flow through all K iterations (`through_iterations`: or the states that g reads are constants).
@@ -47,6 +48,7 @@ from torch.nn.functional import silu
 # R latent steps (rounds of a batch)
 
 Schedule = Literal["sequential", "simultaneous", "autoregressive"]
+AdapterStart = Literal["normalisation", "random"]
 SCHEDULES: tuple[Schedule, ...] = ("sequential", "simultaneous", "autoregressive")
 
 
@@ -55,15 +57,20 @@ class LatentAdapter(nn.Module):
 
     width: A, of the hidden layer; the paper's is not known, D is our default
     target_rms: of the embeddings that the model was pretrained with
+    start: normalisation makes W2 zero, so that g is the normalisation alone at first; random leaves W2 as linear layers
+        begin
     """
 
-    def __init__(self, hidden_size: int, width: int, target_rms: float) -> None:
+    def __init__(
+        self, hidden_size: int, width: int, target_rms: float, *, start: AdapterStart = "normalisation"
+    ) -> None:
         super().__init__()
         self.inner = nn.Linear(hidden_size, width, bias=False)
         self.outer = nn.Linear(width, hidden_size, bias=False)
         self.norm = nn.RMSNorm(hidden_size, eps=1e-6)
         self.register_buffer("target_rms", torch.tensor(target_rms))
-        nn.init.zeros_(self.outer.weight)
+        if start == "normalisation":
+            nn.init.zeros_(self.outer.weight)
 
     @property
     def width(self) -> int:

@@ -55,7 +55,7 @@ from ._common import (
 from .annotation import IGNORED, Annotation, Markers, add_markers, marker_ids
 from .columns import Batch
 from .generate_arguments import GenerateArguments, mask_of
-from .iteration import SCHEDULES, Iterated, LatentAdapter, Past, Reading, Schedule, iterate
+from .iteration import SCHEDULES, AdapterStart, Iterated, LatentAdapter, Past, Reading, Schedule, iterate
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
@@ -76,8 +76,9 @@ DeviceMap = str | int | torch.device | Mapping[str, str | int | torch.device] | 
 class LatentSettings:
     """What a model was trained with, and decodes with unless told otherwise.
 
-    iterations: K; schedule, shift: see `iteration`; adapter_width: A, None for the hidden size; feedback: what becomes
-    of the last layer's states before they are input embeddings again: the latent adapter's output, or nothing (state)
+    iterations: K; schedule, shift: see `iteration`; adapter_width: A, None for the hidden size; adapter_start: how a
+    new adapter begins; feedback: what becomes of the last layer's states before they are input embeddings again: the
+    latent adapter's output, or nothing (state)
     """
 
     annotation: Annotation = dataclasses.field(default_factory=Annotation)
@@ -85,6 +86,7 @@ class LatentSettings:
     schedule: Schedule = "sequential"
     shift: int = 0
     adapter_width: int | None = None
+    adapter_start: AdapterStart = "normalisation"
     feedback: Literal["adapter", "state"] = "adapter"
 
     def __post_init__(self) -> None:
@@ -94,6 +96,8 @@ class LatentSettings:
             raise SettingsError(f"schedule = {self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
         if self.schedule == "autoregressive" and self.iterations > 0:
             raise SettingsError(f"iterations = {self.iterations}: expected 0, the autoregressive schedule has none")
+        if self.adapter_start not in ("normalisation", "random"):
+            raise SettingsError(f"adapter_start = {self.adapter_start!r}: expected normalisation or random")
         if self.feedback not in ("adapter", "state"):
             raise SettingsError(f"feedback = {self.feedback!r}: expected adapter or state")
         if self.shift not in (0, 1):
@@ -164,10 +168,10 @@ class SpiralThinkerModel(nn.Module):
         check_readable(base)
         target_rms = embedding_rms(base)
         markers = add_markers(tokenizer)
-        if max(markers) >= len(_weights(base)[0]):
-            _add_rows(base, len(tokenizer))
+        _begin_rows(base, markers, len(tokenizer))
         hidden_size = base.config.get_text_config().hidden_size
-        adapter = LatentAdapter(hidden_size, settings.adapter_width or hidden_size, target_rms)
+        width = settings.adapter_width or hidden_size
+        adapter = LatentAdapter(hidden_size, width, target_rms, start=settings.adapter_start)
         if base.generation_config is not None:  # for whoever generates without this package
             suppressed = base.generation_config.suppress_tokens or []
             base.generation_config.suppress_tokens = [*suppressed, markers.latent, markers.eol]
@@ -621,13 +625,18 @@ def embedding_rms(model: PreTrainedModel, *, chunk: int = 8192) -> float:
 
 
 @torch.no_grad()
-def _add_rows(base: PreTrainedModel, rows: int) -> None:
-    """Makes embeddings and head `rows` long; new rows are drawn with the means and deviations of the old ones."""
-    before = len(_weights(base)[0])
-    base.resize_token_embeddings(rows, mean_resizing=False)
+def _begin_rows(base: PreTrainedModel, markers: Markers, tokens: int) -> None:
+    """Draws the markers' rows of embeddings and head with the means and deviations of the tokens' before them.
+
+    The matrices are made as long as `tokens` needs. Those of some models are longer than the vocabulary, and the
+    markers come to stand in spare rows, in which is what pretraining has left there.
+    """
+    begin, end = min(len(_weights(base)[0]), *markers), max(markers) + 1
+    if end > len(_weights(base)[0]):
+        base.resize_token_embeddings(tokens, mean_resizing=False)
     for weight in _weights(base):
-        old = weight[:before].float()
-        weight[before:] = (old.mean(0) + old.std(0) * torch.randn_like(weight[before:], dtype=torch.float32)).to(weight)
+        old, new = weight[:begin].float(), weight[begin:end]
+        weight[begin:end] = (old.mean(0) + old.std(0) * torch.randn_like(new, dtype=torch.float32)).to(weight)
 
 
 def _with_parts(

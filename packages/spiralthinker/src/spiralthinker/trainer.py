@@ -134,11 +134,11 @@ class SpiralThinkerTrainer(SupervisedTrainer):
             states_LUD.append(found[0])
             self.note("token_passes", float(found[1]))
         counted = [
-            moments(states) * batch["counts"].to(device) for states, batch in zip(states_LUD, batches, strict=True)
+            moments(states, self.method.sigma) * batch["counts"].to(device) for states, batch in zip(states_LUD, batches, strict=True)
         ]
-        sigma_L = deviation(self.accelerator.reduce(torch.stack(counted).sum(0), "sum"))
+        sigma_LD = deviation(self.accelerator.reduce(torch.stack(counted).sum(0), "sum"))
         for batch, states in zip(batches, states_LUD, strict=True):
-            batch |= {"teacher_LUD": states, "sigma_L": sigma_L}
+            batch |= {"teacher_LUD": states, "sigma_LD": sigma_LD}
 
     # ------------------------------------------------------------------------------------------------ the loss
 
@@ -177,10 +177,10 @@ class SpiralThinkerTrainer(SupervisedTrainer):
             taught_LUD, sums["explicit_tokens"] = self._teach(batch, iterated, units["explicit_tokens"])
         if not self.aligns:
             return sums
-        teacher_LUD, sigma_L = self._target(batch, iterated.prefix, taught_LUD)
+        teacher_LUD, sigma_LD = self._target(batch, iterated.prefix, taught_LUD)
         student_KLUD = iterated.eol_KLBCD[1 if self.iterations else 0 :, :, batch["has_block"]]
         weights_K = iteration_weights(self.iterations, self.method.alpha)
-        aligned = alignment(student_KLUD, teacher_LUD, sigma_L, weights_K, distance=self.method.distance).sum()
+        aligned = alignment(student_KLUD, teacher_LUD, sigma_LD, weights_K, distance=self.method.distance).sum()
         self.note("alignment", aligned.detach() * counts, units["latent_steps"] * counts)
         return {**sums, "latent_steps": self.method.align_weight * aligned}
 
@@ -202,15 +202,16 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         return teacher_LUD, nll
 
     def _target(self, batch: Batch, prefix: Past, taught_LUD: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The teacher's states, (L, U, D), and sigma, (L,). taught_LUD: the states, if they are known already."""
+        """The teacher's states, (L, U, D), and sigma, (L, D) or (L, 1). taught_LUD: the states, if they are known already."""
         if "teacher_LUD" in batch:
-            return batch["teacher_LUD"], batch["sigma_L"]
+            return batch["teacher_LUD"], batch["sigma_LD"]
         if taught_LUD is None:
             teacher_LUD, passes = self.spiral.teacher_states(batch, prefix)
             self.note("token_passes", float(passes))
         else:
             teacher_LUD = taught_LUD.detach()
-        return teacher_LUD, deviation(self.accelerator.reduce(moments(teacher_LUD) * batch["counts"], "sum"))
+        counted = moments(teacher_LUD, self.method.sigma) * batch["counts"]
+        return teacher_LUD, deviation(self.accelerator.reduce(counted, "sum"))
 
     # ------------------------------------------------------------------------------------------------ the log
 
