@@ -10,13 +10,15 @@ import sys
 import warnings
 from pathlib import Path
 
+import latent_models as lm
 import pytest
 import torch
 from transformers import LlamaModel
 from typer.testing import CliRunner
 
-from spiralthinker import sweep
+from spiralthinker import plan, sweep
 from spiralthinker.cli import app
+from spiralthinker.columns import lay_out
 from spiralthinker.config import MethodSettings, Settings
 from spiralthinker.model import SpiralThinkerModel
 from thinker_common.benchmarks import benchmark_module, load_benchmark
@@ -289,6 +291,42 @@ def test_dry_run_writes_nothing(tmp_path):
     assert re.search(r"token passes: \d+ an example", printed)
     assert "for keys and values" in printed
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"schedule": "sequential"},
+        {"schedule": "simultaneous"},
+        {"schedule": "simultaneous", "cross_entropy": "every"},
+        {"name": "codi"},
+    ],
+    ids=lambda method: ", ".join(method.values()),
+)
+def test_a_plan_counts_what_a_model_reads(method):
+    settings = Settings(method=MethodSettings(latents=3, iterations=4, **method))
+    model = lm.latent_model()
+    model.settings = settings.latent_settings()
+    for row in lm.rows(model, trains_teacher=method.get("name") == "codi"):
+        batch = lay_out([row], latents=3, pad_token_id=0)
+        iterated, passes = model(batch, every_reading=method.get("cross_entropy") == "every" and bool(row["bols"]))
+        if method.get("name") == "codi" and row["bols"]:
+            passes += model.explicit_version(batch, iterated.prefix)[2]
+        assert plan.read_again(row, model.settings, settings) == passes - len(row["input_ids"])
+
+
+def test_a_plan_knows_the_schedule(tmp_path):
+    """Simultaneous iterations read all between two latent steps again, in fewer readings."""
+    given = ["train", "--dry-run", "--output", str(tmp_path / "run"), *TINY, "method.stages=implicit"]
+    tokens, copies = {}, {}
+    for schedule in ("sequential", "simultaneous"):
+        printed = invoke(*given, f"method.schedule={schedule}")
+        assert f"an example ({schedule} schedule" in printed
+        tokens[schedule] = int(re.search(r"rows x (\d+) tokens", printed)[1])
+        copies[schedule] = int(re.search(r"(\d+) readings", printed)[1])
+    assert tokens["simultaneous"] > tokens["sequential"]
+    assert copies["simultaneous"] == 2
+    assert copies["sequential"] > 2
 
 
 def test_preview_shows_targets_and_what_a_latent_step_stands_for():

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from ._common import memory, to_yaml, trains_in_bfloat16
 from .arguments import checked_arguments, planned_steps, run_deepspeed
+from .columns import Row
 from .config import Settings
 from .data import latent_steps, training_data
 from .model import LatentSettings
@@ -46,14 +47,15 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         per_step = micro_batch * arguments.gradient_accumulation_steps * ranks
         tokens = sum(len(row["input_ids"]) for row in rows)
         steps = latent_steps(rows)
-        iterated = part.settings.iterations * (part.settings.annotation.latents + 1) * steps
+        again = [read_again(row, part.settings, settings) for row in rows]
         longest = max(len(row["input_ids"]) for row in rows)
         say(f"{part.name} stage: {planned_steps(arguments, len(rows), ranks=ranks)} steps of {per_step} examples")
         say(f"  tokens: {tokens / len(rows):.0f} an example, {longest} the longest")
         if steps:
             say(
                 f"  latent steps: {steps / len(rows):.1f} an example; token passes: "
-                f"{(tokens + iterated) / len(rows):.0f} an example (sequential schedule, without the teacher)"
+                f"{(tokens + sum(again)) / len(rows):.0f} an example ({part.settings.schedule} schedule, without a "
+                "teacher that is not trained)"
             )
         checked = checked_arguments(settings, stage)
         deepspeed = run_deepspeed(settings, checked, ranks=ranks)
@@ -63,7 +65,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         blocks = max(len(row["bols"]) for row in rows)
         job = memory.Job(
             micro_batch=micro_batch,
-            tokens=longest + part.settings.iterations * blocks * (part.settings.annotation.latents + 1),
+            tokens=longest + max(again),
             accumulation=arguments.gradient_accumulation_steps,
             ranks=ranks,
             zero=None if deepspeed is None else deepspeed.get("zero_optimization", {}).get("stage", 0),
@@ -80,6 +82,19 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
     say(f"output: {output} (not made: dry run)")
 
 
+def read_again(row: Row, latent: LatentSettings, settings: Settings) -> int:
+    """Tokens of a row that are read with gradient beside one reading of each: those of the iterations, in which the
+    schedules differ most, and the explicit version of a teacher that is trained."""
+    if not row["bols"]:
+        return 0
+    taught = len(row["explicit_ids"]) if settings.method.trains_teacher else 0
+    latents, first, last = latent.annotation.latents, row["bols"][0], row["bols"][-1]
+    if latent.schedule == "simultaneous":  # from the first latent to the last <eol>, or to the end
+        end = len(row["input_ids"]) if settings.method.cross_entropy == "every" else last + latents + 2
+        return taught + latent.iterations * (end - first - 1)
+    return taught + latent.iterations * len(row["bols"]) * (latents + 1)
+
+
 def kept_prefixes(
     shape: memory.ModelShape,
     settings: Settings,
@@ -89,7 +104,11 @@ def kept_prefixes(
     longest: int,
 ) -> str:
     """What attention keeps for its backward pass: a copy of all keys and values for each reading of a latent step."""
-    copies = blocks * (latent.annotation.latents if latent.schedule == "autoregressive" else latent.iterations)
+    copies = {
+        "sequential": blocks * latent.iterations,
+        "simultaneous": min(blocks, 1) * latent.iterations,  # all latent steps in one reading
+        "autoregressive": blocks * latent.annotation.latents,
+    }[latent.schedule]
     item = 2 if trains_in_bfloat16(settings.model) else 4
     size = copies * 2 * shape.layers * micro_batch * longest * shape.kv_heads * shape.head_dim * item
     return (
