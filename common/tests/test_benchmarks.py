@@ -102,6 +102,18 @@ def test_gsm8k_from_the_hub(hub):
     assert loaded.revision == gsm8k.HUB.revision and loaded.revision in loaded.source
 
 
+@pytest.mark.parametrize("name", ["gsm8k", "gsm8k_train"])
+def test_gsm8ks_calculations_as_steps(name, hub):
+    hub.rows = [*GSM8K_ROWS, {"question": "How many?", "answer": "Seven.\n#### 7"}]
+    loaded = load_small(name, split="train" if name == "gsm8k_train" else "test", steps="calculations")
+    assert loaded.problems[0].steps == ("<<48/2=24>>", "<<48+24=72>>")
+    assert loaded.problems[3].steps == ()
+    empty = sum(not problem.steps for problem in loaded.problems)
+    assert loaded.source.endswith(f", {empty} solutions without calculations")
+    with pytest.raises(SettingsError, match="steps = 'sentences': expected one of lines, calculations"):
+        load_small("gsm8k", steps="sentences")
+
+
 def test_gsm8k_of_short_solutions(hub):
     hub.rows = GSM8K_ROWS
     all_of_them = load_small("gsm8k")

@@ -57,6 +57,47 @@ def test_without_a_box_mathematics_is_wrong_and_counted_as_unboxed():
     assert grade(math("5"), r"\boxed{}") == Grade(correct=False, boxed=True, extracted=None)
 
 
+@pytest.mark.parametrize(
+    ("gold", "said", "correct", "extracted"),
+    [
+        ("72", "48/2=24 clips, so 72.", True, "72"),
+        ("72", "72 clips, of which 24 in May", False, "24"),
+        ("-5", "It is -5", True, "-5"),
+        ("3", "8-3", True, "3"),
+        ("1200", "She has $1,200.00 now", True, "1200.00"),
+        ("72", r"72, or \boxed{71}", False, "71"),
+        ("72", r"72, or \boxed{", False, None),
+        ("72", "many", False, None),
+        (r"\frac{1}{2}", "1 / 2", False, None),
+    ],
+)
+def test_the_last_number_without_a_box_on_request(gold, said, correct, extracted):
+    """Not by default: figures of other methods stay what they are."""
+    found = grade(math(gold), said, grader="unboxed")
+    assert (found.correct, found.extracted) == (correct, extracted)
+    if r"\boxed" not in said:
+        assert not found.boxed
+        assert grade(math(gold), said) == Grade(correct=False, boxed=False, extracted=None)
+
+
+def test_the_end_of_a_response_without_a_box_on_request():
+    options = {"options": ("Tom is a lempus.", "Tom is a grimpus.")}
+    tom = Problem(id="t", question="Q?", answer="Tom is a lempus.", kind="text", metadata=options)
+    for said, correct in (
+        ("Every a is a b.<eot>Tom is a lempus.", True),
+        ("tom is a  lempus", True),
+        ("lempus", False),
+        ("Tom is a grimpus.", False),
+        ("Tom is a lempus. Tom is a grimpus.", False),
+        (r"\boxed{lempus}", True),
+    ):
+        assert grade(tom, said, grader="unboxed").correct is correct, said
+    assert not grade(tom, "Tom is a lempus.").correct
+    sure = Problem(id="b", question="Q?", answer="no", kind="bool")
+    for said, correct in (("Fish swim.<eot>No.", True), ("no, yes", False), ("No idea", False)):
+        assert grade(sure, said, grader="unboxed").correct is correct, said
+
+
 # --- mathematics -----------------------------------------------------------------------------------------------------
 
 EQUAL = [

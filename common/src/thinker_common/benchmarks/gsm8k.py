@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ..errors import check_setting
 from .problem import BenchmarkInfo, LoadedBenchmark, Problem, kept_and_dropped
@@ -33,36 +33,52 @@ COLUMNS = ({"question": str, "answer": str},)
 
 GOLD_MARK = "####"
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+Steps = Literal["lines", "calculations"]
 
 
-def load(split: str, data_dir: Path | None, revision: str | None, *, most_steps: int | None = None) -> LoadedBenchmark:
-    """The problems of "train" or "test"; `steps` are the lines of the solution without calculator marks.
+def load(
+    split: str,
+    data_dir: Path | None,
+    revision: str | None,
+    *,
+    most_steps: int | None = None,
+    steps: Steps = "lines",
+) -> LoadedBenchmark:
+    """The problems of "train" or "test".
 
-    most_steps: leave out, and count, problems whose solution has more lines
+    most_steps: leave out, and count, problems whose solution has more steps
+    steps: `lines` of the solution, without calculator marks; or its `calculations` alone, as `gsm8k_aug` has them
+        (`<<48/2=24>>`), of which some solutions have none
     """
+    check_setting("steps", steps, steps in get_args(Steps), f"one of {', '.join(get_args(Steps))}")
     if most_steps is not None:
         whole = isinstance(most_steps, int) and not isinstance(most_steps, bool)
         check_setting("most_steps", most_steps, whole and most_steps >= 1, "a whole number of at least 1")
     found = read_rows("gsm8k", split, data_dir, revision, hub=HUB, columns=COLUMNS)
-    of_row = functools.partial(_problem, most_steps=most_steps)
+    of_row = functools.partial(_problem, most_steps=most_steps, steps=steps)
     problems, dropped = kept_and_dropped(of_row(row, f"gsm8k/{split}/{index}") for index, row in enumerate(found.rows))
-    source = found.source if most_steps is None else f"{found.source}, solutions of at most {most_steps} lines"
+    source = found.source if most_steps is None else f"{found.source}, solutions of at most {most_steps} {steps}"
+    if steps == "calculations":
+        source += f", {sum(not problem.steps for problem in problems)} solutions without calculations"
     return LoadedBenchmark("gsm8k", split, problems, found.revision, source, VERSION, dropped)
 
 
-def _problem(row: dict[str, Any], problem_id: str, *, most_steps: int | None) -> Problem | str:
+def _problem(row: dict[str, Any], problem_id: str, *, most_steps: int | None, steps: Steps) -> Problem | str:
     solution, mark, gold = row["answer"].rpartition(GOLD_MARK)
     gold = gold.strip().replace(",", "")
     if not mark or not gold or not row["question"].strip():
         return f"no question, or no number after {GOLD_MARK}"
-    lines = [line.strip() for line in _CALCULATOR_MARK.sub("", solution).splitlines() if line.strip()]
-    if most_steps is not None and len(lines) > most_steps:
-        return f"a solution of more than {most_steps} lines"
+    if steps == "calculations":
+        found = _CALCULATOR_MARK.findall(solution)
+    else:
+        found = [line.strip() for line in _CALCULATOR_MARK.sub("", solution).splitlines() if line.strip()]
+    if most_steps is not None and len(found) > most_steps:
+        return f"a solution of more than {most_steps} {steps}"
     return Problem(
         id=problem_id,
         question=row["question"].strip(),
         answer=gold,
         kind="math",
-        steps=tuple(lines),
+        steps=tuple(found),
         metadata={"row": row},
     )

@@ -26,17 +26,18 @@ def load(
     *,
     without_aug_valid: bool = False,
     most_steps: int | None = None,
+    steps: gsm8k.Steps = "lines",
 ) -> LoadedBenchmark:
     """The split "train"; locally `gsm8k/train.jsonl`.
 
     without_aug_valid: leave out, and count, the questions of GSM8K-Aug's validation split, which must be there too
-    most_steps: see `gsm8k.load`
+    most_steps, steps: see `gsm8k.load`
     """
     if split != "train":
         raise DataError(f"gsm8k_train has no split {split!r}; it has train")
     if not isinstance(without_aug_valid, bool):
         raise SettingsError(f"without_aug_valid = {without_aug_valid!r}: must be true or false")
-    loaded = gsm8k.load(split, data_dir, revision, most_steps=most_steps)
+    loaded = gsm8k.load(split, data_dir, revision, most_steps=most_steps, steps=steps)
     loaded = dataclasses.replace(loaded, name="gsm8k_train", version=VERSION)
     if not without_aug_valid:
         return loaded

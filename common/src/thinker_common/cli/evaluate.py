@@ -83,8 +83,12 @@ AtK = Annotated[
     typer.Option("--k", metavar="N[,N]", help="For pass@k and maj@k.", show_default="2, 4, 8 ... up to --samples"),
 ]
 Grader = Annotated[
-    Literal["default", "generalthinker"],
-    typer.Option("--grader", help="generalthinker: as the code published with the method, weak spots included."),
+    Literal["default", "generalthinker", "unboxed"],
+    typer.Option(
+        "--grader",
+        help="generalthinker: as the code published with the method, weak spots included; unboxed: without a box, the "
+        "last number, or the text that the response ends with.",
+    ),
 ]
 Rank = Annotated[
     Literal["letter", "text"] | None,

@@ -1,4 +1,4 @@
-r"""Is a response right? One rule a kind of problem, two graders.
+r"""Is a response right? One rule a kind of problem, three graders.
 
 - `default`: the last `\boxed{}`; mathematics by string, then number, then math-verify, after light normalisation and
   by what the row says of its answer (a unit, a tolerance, several values in any order); multiple choice by letter,
@@ -6,11 +6,15 @@ r"""Is a response right? One rule a kind of problem, two graders.
 - `generalthinker`: the rules of the code published with arXiv 2605.27934, kept with their weak spots so that figures
   can be compared: no fallback without a box, no repair of `6.02e23` or `1\,000`, letters up to J whatever the options,
   a label pattern that also eats the first letter of words such as "bank", `\boxed{\text{A}}` is wrong.
+- `unboxed`: as `default` where a box was opened. Where none was, as the codes published with latent reasoning (Coconut,
+  arXiv 2412.06769; CODI, arXiv 2502.21074) read responses of models that are trained without boxes: the last number
+  where the gold is one, and otherwise the yes or no, or the text, that the response ends with. A response that trails
+  off may end in a right number by chance, so that its figures are not those of `default`.
 
 "bool" and "text" are not part of the published protocol and have one rule: yes or no, and the text itself after case,
 spacing and punctuation are evened out. Where a question of kind "text" names its possible answers (ProsQA), `default`
-takes a box that names exactly one of them by a word of its own, and `generalthinker` the whole sentence. Nothing a
-model wrote is ever evaluated as code.
+takes a box that names exactly one of them by a word of its own, `generalthinker` a box with the whole sentence, and
+`unboxed` without a box the whole sentence. Nothing a model wrote is ever evaluated as code.
 """
 
 from __future__ import annotations
@@ -23,11 +27,12 @@ from typing import Any, Literal, NamedTuple, get_args
 from ..benchmarks.boxed import last_boxed
 from ..benchmarks.problem import LETTERS, Problem
 from ..errors import SettingsError
+from ..likelihood.boundary import BOX
 from . import answers, math_equality
 from .math_equality import Verdict
 from .math_worker import near
 
-Grader = Literal["default", "generalthinker"]
+Grader = Literal["default", "generalthinker", "unboxed"]
 GRADERS: tuple[str, ...] = get_args(Grader)
 
 # A longer box is wrong unless it is the gold itself: parsing it would cost time, and Python refuses integers of more
@@ -62,6 +67,8 @@ def grade(problem: Problem, completion: str, *, grader: str = "default") -> Grad
     if grader not in GRADERS:
         raise SettingsError(f"grader = {grader!r}: must be one of {', '.join(GRADERS)}")
     box = last_boxed(completion)
+    if grader == "unboxed" and BOX not in completion and problem.kind != "mcq":
+        return _grade_unboxed(problem, completion)
     match problem.kind:
         case "mcq" if grader == "generalthinker":
             return _grade_choice_generalthinker(problem, box)
@@ -71,7 +78,7 @@ def grade(problem: Problem, completion: str, *, grader: str = "default") -> Grad
             answer = box if box is not None else answers.stated_answer(completion)
             extracted = answers.yes_or_no(answer) if answer is not None else None
             return Grade(extracted == problem.answer, box is not None, extracted)
-        case "text" if grader == "default" and problem.metadata.get("options"):
+        case "text" if grader != "generalthinker" and problem.metadata.get("options"):
             named = answers.named_option(box, problem.metadata["options"]) if box is not None else None
             return Grade(named == problem.answer, box is not None, named)
         case "text":
@@ -86,6 +93,35 @@ def grade(problem: Problem, completion: str, *, grader: str = "default") -> Grad
                 verdicts = {_math_verdict(gold, box, problem.metadata) for gold in (problem.answer, *problem.aliases)}
             correct = "equal" in verdicts
             return Grade(correct, True, box, timed_out=not correct and "timed_out" in verdicts)
+
+
+_NUMBER = re.compile(r"(?:(?<![\w)\]])-)?\d(?:,?\d)*(?:\.\d+)?")
+_CLOSING_WORD = re.compile(r"\b(yes|no|true|false)\W*$", re.IGNORECASE)
+
+
+def _grade_unboxed(problem: Problem, completion: str) -> Grade:
+    """By how a response without a box ends."""
+    golds = (problem.answer, *problem.aliases)
+    if problem.kind == "bool":
+        word = _CLOSING_WORD.search(completion)
+        extracted = answers.yes_or_no(word[1]) if word else None
+        return Grade(extracted == problem.answer, False, extracted)
+    if problem.kind == "text":
+        said = answers.plain_text(completion)
+        named = [text for text in (*golds, *problem.metadata.get("options", ())) if _ends_with(said, text)]
+        longest = max(named, key=len, default=None)
+        return Grade(longest in golds, False, longest)
+    numbers = _NUMBER.findall(completion) if all(answers.number(gold) is not None for gold in golds) else []
+    if not numbers:
+        return Grade(False, False, None)
+    last = numbers[-1].replace(",", "")
+    return Grade(any(_math_verdict(gold, last, problem.metadata) == "equal" for gold in golds), False, last)
+
+
+def _ends_with(said: str, text: str) -> bool:
+    """Whether plain text ends with the words of `text`, whole ones."""
+    words = answers.plain_text(text)
+    return bool(words) and re.search(rf"(?<!\w){re.escape(words)}$", said) is not None
 
 
 def same_answer(problem: Problem, first: str, second: str, *, grader: str = "default") -> bool:

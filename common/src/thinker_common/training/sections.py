@@ -109,7 +109,8 @@ class EvaluationSettings:
     every_steps: int | None = None  # while training, on problems held out of the training data
     validation_limit: int | None = None  # how many of them; null: 100, or a fifth of a small file
     export: Literal["best", "last"] = "best"  # of the validated weights, those of highest accuracy; or the last ones
-    grader: Literal["default", "generalthinker"] = "default"  # generalthinker: the paper's, for comparable figures
+    # generalthinker: the paper's, for comparable figures; unboxed: also reads an answer that stands in no box
+    grader: Literal["default", "generalthinker", "unboxed"] = "default"
 
     def __post_init__(self) -> None:
         if self.limit is not None:
