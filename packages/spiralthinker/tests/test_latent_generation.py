@@ -158,7 +158,9 @@ def test_lengths_and_ends_are_those_of_transformers():
     longest = model.generate(IDS, max_new_tokens=9)
     assert torch.equal(model.generate(input_ids=IDS, max_length=12), longest), "prompts included"
     assert torch.equal(model.generate(IDS, generation_config=GenerationConfig(max_new_tokens=9)), longest)
-    assert torch.equal(model.generate(IDS, generation_config=GenerationConfig(max_length=99), max_new_tokens=9), longest)
+    assert torch.equal(
+        model.generate(IDS, generation_config=GenerationConfig(max_length=99), max_new_tokens=9), longest
+    )
     first = longest[0, 3].item()
     ended = model.generate(IDS[:1], max_new_tokens=9, eos_token_id=[first, 1])
     assert ended.tolist() == [[3, 4, 5, first]], "with the token that ended it, not with the tokenizer's"

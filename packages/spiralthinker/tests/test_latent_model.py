@@ -152,7 +152,9 @@ def test_loaded_as_a_transformers_user_would(tmp_path):
     eager = SpiralThinkerModel.from_pretrained(tmp_path / "model", device_map="auto", attn_implementation="eager")
     assert eager.base.config._attn_implementation == "eager"
     for device_map in ("balanced", {"model": "cpu", "lm_head": "meta"}):
-        with pytest.raises(UserError, match="a model with latent steps stays on one device; expected auto, or a device"):
+        with pytest.raises(
+            UserError, match="a model with latent steps stays on one device; expected auto, or a device"
+        ):
             SpiralThinkerModel.from_pretrained(tmp_path / "model", device_map=device_map)
 
 

@@ -200,7 +200,7 @@ def test_evaluations_at_other_numbers_are_warned_of(finished, tmp_path):
     model = SpiralThinkerModel.from_pretrained(finished[0] / "model")
     benchmark = load_benchmark("chains", split="test", limit=1)
     points = sweep.points(model, latents=[2, 3], iterations=[2, 4])
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="trained with") as said:
         assert len(list(sweep.evaluate_points(model, benchmark, points, max_new_tokens=8))) == 4
     messages = {str(each.message) for each in said if "trained with" in str(each.message)}
     assert messages == {"trained with latents = 2, used with 3", "trained with iterations = 2, used with 4"}
@@ -282,6 +282,18 @@ def test_an_evaluation_with_an_option_of_the_benchmark(tmp_path):
     printed = invoke("evaluate", "embedded", "--benchmark", "graphs", "--option", "size=small", "--limit", "7", *output)
     assert "graphs, test: 7 problems at each point" in printed
     assert not (tmp_path / "evaluation").exists()
+
+
+def test_answers_without_a_box(finished, tmp_path):
+    """Taught and graded on request; the responses of a model that writes boxes are graded the same."""
+    given = ["train", "--dry-run", "--output", str(tmp_path / "run"), *TINY, "method.answer_template='{answer}'"]
+    assert "graders look for" in refused(*given)
+    invoke(*given, "evaluation.grader=unboxed")
+    output = tmp_path / "evaluation"
+    model = str(finished[0] / "model")
+    asked = ["--benchmark", "chains", "--limit", "2", "--max-new-tokens", "20", "--grader", "unboxed"]
+    invoke("evaluate", model, *asked, "--output", str(output))
+    assert json.loads((output / "results.json").read_text())["points"][0]["grader"] == "unboxed"
 
 
 def test_dry_run_writes_nothing(tmp_path):

@@ -27,8 +27,8 @@ INFO = BenchmarkInfo(
     notes=(
         "No copy on the hub is established: take the files from github.com/facebookresearch/coconut, folder data.",
         "17,886 rows in train, 300 in valid, 500 in test.",
-        "In a box one word of the right option will do; COCONUT compares the whole sentence: --grader unboxed, for "
-        "models that write no box. Chance is 50 %.",
+        "In a box a word of its own names an option; without one --grader unboxed wants the sentence, as COCONUT does.",
+        "Chance is 50 %.",
         "The names are invented words, and one can be part of another.",
         "The rules in the question are shuffled: only the steps give the chain.",
     ),

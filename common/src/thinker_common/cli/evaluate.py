@@ -40,6 +40,7 @@ from .options import (
     BenchmarkOptions,
     DataDir,
     Dtype,
+    Grader,
     Json,
     Limit,
     Output,
@@ -81,14 +82,6 @@ TopK = Annotated[int, typer.Option("--top-k", min=0, metavar="N", help="Sample f
 AtK = Annotated[
     str | None,
     typer.Option("--k", metavar="N[,N]", help="For pass@k and maj@k.", show_default="2, 4, 8 ... up to --samples"),
-]
-Grader = Annotated[
-    Literal["default", "generalthinker", "unboxed"],
-    typer.Option(
-        "--grader",
-        help="generalthinker: as the code published with the method, weak spots included; unboxed: without a box, the "
-        "last number, or the text that the response ends with.",
-    ),
 ]
 Rank = Annotated[
     Literal["letter", "text"] | None,

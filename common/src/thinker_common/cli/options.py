@@ -35,6 +35,14 @@ AllowChanges = Annotated[
     bool, typer.Option("--allow-changes", help="Go on although settings or data are not those of the checkpoint.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done; train and write nothing.")]
+Grader = Annotated[
+    Literal["default", "generalthinker", "unboxed"],
+    typer.Option(
+        "--grader",
+        help="generalthinker: as the code published with the method, weak spots included; unboxed: without a box, the "
+        "last number, or the text that the response ends with.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(

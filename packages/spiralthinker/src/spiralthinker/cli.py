@@ -108,6 +108,7 @@ def evaluate_command(
         typer.Option("--compare", metavar="DIR", help="An earlier evaluation: a paired test on the same problems."),
     ] = None,
     max_new_tokens: Tokens = 256,
+    grader: options.Grader = "default",
     max_tokens_per_batch: options.BatchTokens = 8192,
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
@@ -152,6 +153,7 @@ def evaluate_command(
         output=folder.path,
         compare=compare,
         max_new_tokens=max_new_tokens,
+        grader=grader,
         max_tokens_per_batch=max_tokens_per_batch,
         dtype=dtype,
         revision=revision,
@@ -185,6 +187,7 @@ def evaluate_command(
         decodings=decodings,
         controls=[None if name == "none" else name for name in controls],  # type: ignore[misc]  # checked above
         max_new_tokens=max_new_tokens,
+        grader=grader,
         max_tokens_per_batch=max_tokens_per_batch,
         compare=compare,
         as_json=as_json,

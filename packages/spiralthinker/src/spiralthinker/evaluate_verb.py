@@ -52,6 +52,7 @@ class Request:
     decodings: Sequence[Schedule]
     controls: Sequence[Control | None]
     max_new_tokens: int
+    grader: str
     max_tokens_per_batch: int
     compare: Path | None
     as_json: bool
@@ -88,6 +89,7 @@ def run_evaluation(request: Request, settings: LaunchSettings, folder: RunFolder
                 wanted,
                 max_new_tokens=request.max_new_tokens,
                 max_tokens_per_batch=request.max_tokens_per_batch,
+                grader=request.grader,
                 folder=folder.path,
             )
         ]
@@ -121,7 +123,7 @@ def checked_earlier(request: Request, model: SpiralThinkerModel, benchmark: Load
     decoding = {
         "max_new_tokens": request.max_new_tokens, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "samples": 1,
     }  # fmt: skip
-    earlier.check(benchmark, annotation.chat_template, "default", decoding, template=annotation.prompt_template)
+    earlier.check(benchmark, annotation.chat_template, request.grader, decoding, template=annotation.prompt_template)
     return earlier
 
 

@@ -196,9 +196,7 @@ class LatentGenerator:
             pass
         return responses
 
-    def _begun(
-        self, prompt_ids: Sequence[Sequence[int]], samples: int, keys: Sequence[str] | None
-    ) -> list[Response]:
+    def _begun(self, prompt_ids: Sequence[Sequence[int]], samples: int, keys: Sequence[str] | None) -> list[Response]:
         check_samples(samples, self.temperature)
         self.check_lengths(prompt_ids)
         names = keys if keys is not None else [repr(list(ids)) for ids in prompt_ids]

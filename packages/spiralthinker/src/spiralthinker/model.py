@@ -513,10 +513,8 @@ class SpiralThinkerModel(nn.Module):
         )
         prompts = [row[real.bool()].tolist() for row, real in zip(ids_BT, mask_BT, strict=True)]
         sequences = [
-            torch.tensor(
-                [*ids_BT[response.index].tolist(), *response.token_ids, *([] if response.end is None else [response.end])]
-            )
-            for response in generator.respond(prompts, asked.num_return_sequences)
+            torch.tensor([*ids_BT[each.index].tolist(), *each.token_ids, *([] if each.end is None else [each.end])])
+            for each in generator.respond(prompts, asked.num_return_sequences)
         ]
         padding = next((i for i in (asked.pad_token_id, self.tokenizer.pad_token_id) if i is not None), min(ends))
         padded = pad_sequence(sequences, batch_first=True, padding_value=padding).to(ids_BT.device)

@@ -222,7 +222,7 @@ class Run:
                 raise SettingsError(
                     f"method.answer_template = {annotation.answer_template!r}: no right answer to {benchmark.name} "
                     f"would be found in what the model is taught to write, {annotation.answer_text(problems[0])!r}; "
-                    r"graders look for \boxed{...}"
+                    r"graders look for \boxed{...}, but for evaluation.grader = unboxed"
                 )
 
     def _check_folder(self) -> None:

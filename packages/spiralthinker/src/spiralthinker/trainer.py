@@ -134,7 +134,8 @@ class SpiralThinkerTrainer(SupervisedTrainer):
             states_LUD.append(found[0])
             self.note("token_passes", float(found[1]))
         counted = [
-            moments(states, self.method.sigma) * batch["counts"].to(device) for states, batch in zip(states_LUD, batches, strict=True)
+            moments(states, self.method.sigma) * batch["counts"].to(device)
+            for states, batch in zip(states_LUD, batches, strict=True)
         ]
         sigma_LD = deviation(self.accelerator.reduce(torch.stack(counted).sum(0), "sum"))
         for batch, states in zip(batches, states_LUD, strict=True):
@@ -202,7 +203,7 @@ class SpiralThinkerTrainer(SupervisedTrainer):
         return teacher_LUD, nll
 
     def _target(self, batch: Batch, prefix: Past, taught_LUD: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The teacher's states, (L, U, D), and sigma, (L, D) or (L, 1). taught_LUD: the states, if they are known already."""
+        """The teacher's states, (L, U, D), and sigma, (L, D) or (L, 1). taught_LUD: the states, if known already."""
         if "teacher_LUD" in batch:
             return batch["teacher_LUD"], batch["sigma_LD"]
         if taught_LUD is None:
