@@ -218,7 +218,8 @@ class SpiralThinkerModel(nn.Module):
                 dtype=str(wanted_dtype).removeprefix("torch."),
                 attn_implementation=attn_implementation,
             )
-            causal = causal if device is None else causal.to(device)
+            if device is not None:
+                causal.to(device)  # type: ignore[arg-type]  # transformers' own signature is lost on a decorator
         else:
             causal = base
         tokenizer = load_tokenizer(name_or_path, revision=revision)
@@ -517,7 +518,7 @@ class SpiralThinkerModel(nn.Module):
             for each in generator.respond(prompts, asked.num_return_sequences)
         ]
         padding = next((i for i in (asked.pad_token_id, self.tokenizer.pad_token_id) if i is not None), min(ends))
-        padded = pad_sequence(sequences, batch_first=True, padding_value=padding).to(ids_BT.device)
+        padded: Any = pad_sequence(sequences, batch_first=True, padding_value=padding).to(ids_BT.device)
         return GenerateDecoderOnlyOutput(sequences=padded) if asked.as_dict else padded
 
 
