@@ -13,6 +13,7 @@ from spiralthinker.annotation import Annotation, explicit
 from spiralthinker.columns import lay_out
 from spiralthinker.config import MethodSettings
 from spiralthinker.trainer import SpiralThinkerTrainer
+from thinker_common.training.sections import LoraSettings
 
 
 def trainer_of(model, folder, method, *, steps=1, accumulation=1):
@@ -71,6 +72,27 @@ def test_alignment_without_iterations_in_a_training(accumulation, tmp_path):
     assert logged[-1]["alignment"] < 0.8 * logged[0]["alignment"], "it is trained on"
     for name, tensor in model.parts.adapter.state_dict().items():
         assert torch.equal(tensor, before[name]), "without iterations nothing goes through the adapter"
+
+
+@pytest.mark.parametrize("family", lm.FAMILIES)
+@pytest.mark.parametrize("lora", [None, LoraSettings(r=2, alpha=4.0)], ids=["full", "lora"])
+def test_accumulation_changes_no_loss_of_any_family(family, lora, tmp_path):
+    """With one forward pass a step the teacher goes on from the student's prefix, with two it reads by itself."""
+    histories = []
+    for accumulation in (1, 2):
+        model = lm.latent_model(family, lora=lora, latents=2)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):  # GPT-2's
+                module.p = 0.0
+        trainer = trainer_of(
+            model, tmp_path, MethodSettings(latents=2, iterations=2), steps=4, accumulation=accumulation
+        )
+        trainer.train()
+        histories.append([row for row in trainer.state.log_history if "alignment" in row])
+    for whole, parts in zip(*histories, strict=True):
+        for name in ("loss", "cross_entropy", "alignment"):
+            assert parts[name] == pytest.approx(whole[name], rel=1e-3), f"step {whole['step']}, {name}"
+    assert histories[0][-1]["loss"] < histories[0][0]["loss"]
 
 
 def test_codis_alignment_trains_the_student_alone(tmp_path):
