@@ -18,7 +18,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,10 +79,9 @@ def mismatch(model: SpiralThinkerModel, problems: Sequence[Problem]) -> dict[str
     rows = [implicit_row(settings.annotation, example, model.markers) for example in examples]
     lengths = [len(example.answer_ids) for example in examples]
     model.eval()
-    [other] = {"sequential", "simultaneous"} - {settings.schedule}
-    assert other in get_args(Schedule)
+    other: Schedule = "simultaneous" if settings.schedule == "sequential" else "sequential"
     by_own = answers_by(model, settings.schedule, rows, lengths)
-    by_other = answers_by(model, other, rows, lengths)  # type: ignore[arg-type]  # seen above
+    by_other = answers_by(model, other, rows, lengths)
     gaps = [theirs - own for (own, _), (theirs, _) in zip(by_own, by_other, strict=True)]
     return {
         "trained": settings.schedule,
