@@ -103,8 +103,8 @@ def main() -> None:
     known = {result: place for place, result in enumerate(sorted({result_of(step) for _, step in (*train, *test)}))}
     train_E, test_E = (torch.tensor([known[result_of(step)] for _, step in some]) for some in (train, test))
     print(
-        f"{options.task}, latent step {options.latent_step}: {len(train)} + {len(test)} problems, {len(known)} results; "
-        f"the most frequent one: {test_E.bincount().max() / len(test_E):.3f}\n"
+        f"{options.task}, latent step {options.latent_step}: {len(train)} + {len(test)} problems; "
+        f"the most frequent of {len(known)} results: {test_E.bincount().max() / len(test_E):.3f}\n"
     )
     names = list(fitted)
     print("| layer | " + " | ".join(f"read off, {name}" for name in names) + " | varies | matched |")
