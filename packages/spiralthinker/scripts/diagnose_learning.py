@@ -126,9 +126,7 @@ class Watch(TrainerCallback):
         self._logged: dict[str, float] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
-        self._logged |= {
-            name: logs[name] for name in ("cross_entropy", "alignment", "latent_cross_entropy") if name in logs
-        }
+        self._logged |= {name: logs[name] for name in TERMS if name in logs}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         if state.global_step % self.every == 0:
