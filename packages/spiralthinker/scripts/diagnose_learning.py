@@ -27,15 +27,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from spiralthinker import trainer as trainer_module
-from spiralthinker.alignment import Distance, alignment
 from spiralthinker.arguments import training_arguments
 from spiralthinker.columns import Row, explicit_row, implicit_row, lay_out
 from spiralthinker.config import Settings
@@ -59,7 +56,6 @@ RECIPE = "embedded"
 BATCH = 50
 TRAINING_PROBLEMS = 20_000
 WATCHED = 200
-SMALLEST_SIGMA = 1e-3
 TERMS = ("cross_entropy", "alignment", "latent_cross_entropy")
 ROUNDS = ("first", "later")
 
@@ -139,18 +135,6 @@ class Watch(TrainerCallback):
 # ------------------------------------------------------------------------------------------------ training
 
 
-def aligned_by_feature(
-    student_KLUD: Tensor, teacher_LUD: Tensor, sigma_L: Tensor, weights_K: Tensor, *, distance: Distance
-) -> Tensor:
-    """`alignment` with a sigma of each feature, over the batch's latent steps: what all steps share weighs nothing.
-
-    The distances are in units of that sigma before SmoothL1 looks at them, not behind it.
-    """
-    sigma_LD = teacher_LUD.std(1).clamp(min=SMALLEST_SIGMA)[:, None]
-    unit_L = torch.ones_like(sigma_L)
-    return alignment(student_KLUD / sigma_LD, teacher_LUD / sigma_LD, unit_L, weights_K, distance=distance)
-
-
 def train(options: argparse.Namespace) -> None:
     settings = load_settings(
         Settings, recipe_text=recipe_text("spiralthinker", RECIPE), recipe_name=RECIPE, overrides=options.overrides
@@ -201,14 +185,13 @@ def train(options: argparse.Namespace) -> None:
         watch = Watch(measure, options.every)
         trainer.add_callback(watch)
         began = time.perf_counter()
-        with mock.patch.object(trainer_module, "alignment", aligned_by_feature if options.by_feature else alignment):
-            trainer.train()
+        trainer.train()
         seconds = time.perf_counter() - began
     model.eval()
     found = {
         "name": options.name, "seed": options.seed, "stage": options.stage, "first_only": options.first_only,
         "start": None if options.start is None else Path(options.start).name, "fit": options.fit,
-        "by_feature": options.by_feature, "settings": options.overrides, "steps": trainer.state.global_step,
+        "settings": options.overrides, "steps": trainer.state.global_step,
         "examples": trainer.state.global_step * arguments.per_device_train_batch_size, "seconds": round(seconds),
         "curve": watch.curve, "commit": study.current_commit(),
     }  # fmt: skip
@@ -353,7 +336,6 @@ def main() -> None:
     verb.add_argument("--start", help="folder of a model that --save wrote; without it, embedded@1")
     verb.add_argument("--save", help="folder for the trained model")
     verb.add_argument("--first-only", action="store_true")
-    verb.add_argument("--by-feature", action="store_true", help="alignment with a sigma of each feature")
     verb.add_argument("--fit", type=int, metavar="N")
     verb.add_argument("--every", type=int, default=50, metavar="STEPS", help="measure so often")
     verb.add_argument("--test", type=int, default=300, help="test problems")
