@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from latent_models import latent_model, problems, rows
 from spiralthinker.annotation import IGNORED
 from spiralthinker.columns import lay_out
 from spiralthinker.model import SpiralThinkerModel
+from thinker_common.benchmarks import graphs
 from thinker_common.training.study import Ledger, pack_answers, unpack_answers
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -291,14 +293,50 @@ def test_a_cell_runs_is_kept_and_goes_on_from_stage_1(study: ModuleType, tmp_pat
     assert log["stages"]["explicit"]["steps"] == 2
 
 
+def prosqa_row(problem: Any) -> dict[str, Any]:
+    """A generated graph in the columns of ProsQA's files."""
+    graph = problem.metadata
+    return {
+        "question": problem.question, "answer": f"{problem.answer}.", "steps": list(problem.steps),
+        "idx_to_symbol": graph["symbols"], "edges": graph["edges"],
+        "root": graph["root"], "target": graph["target"], "neg_target": graph["neg_target"],
+    }  # fmt: skip
+
+
+def test_cells_of_the_other_tasks_run(study: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
+    """Coconut on small graphs with its controls; graphs of full size, tested on a file of ProsQA and on graphs."""
+    monkeypatch.setattr(study, "TEST_PROBLEMS", 2)
+    tasks = {name: replace(study.TASKS[name], first=2, second=3) for name in ("graphs", "zero-shot")}
+    tasks["graphs"] = replace(tasks["graphs"], own=("evaluation.limit=2",))
+    monkeypatch.setattr(study, "TASKS", study.TASKS | tasks)
+    file = tmp_path / "data/prosqa/prosqa_valid.json"
+    file.parent.mkdir(parents=True)
+    rows_of_file = [prosqa_row(problem) for problem in graphs.generate("valid", 3)]
+    file.write_text(json.dumps(rows_of_file), encoding="utf-8")
+    small = ["data.limit=16", "evaluation.max_new_tokens=24", "training.per_device_train_batch_size=2",
+             "training.logging_steps=1"]  # fmt: skip
+    ledger = Ledger(tmp_path / "study.jsonl")
+    runner = study.Study(ledger, tmp_path / "work", small, data_dir=tmp_path / "data")
+    runner.run(study.Cell("graphs", "coconut", 1))
+    runner.run(study.Cell("zero-shot", "explicit", 1))
+    [coconut], [explicit] = ledger["graphs/coconut"], ledger["zero-shot/explicit"]
+    assert coconut["training_steps"] == 2 + 3, "the curriculum divides the steps of stage 2"
+    assert list(coconut["tests"]["latents"]) == ["shuffled", "zeroed"]
+    assert coconut["tests"]["latents"]["zeroed"]["token_passes"] > 0
+    assert len(unpack_answers(explicit["answers"])) == 3, "all of the file"
+    found = explicit["tests"]["in distribution"]["graphs, full size"]
+    assert len(unpack_answers(found["answers"])) == 2
+    text = study.tables(ledger)
+    assert "| in distribution | graphs, full size | 1 |" in text
+    assert str(tmp_path) not in ledger.path.read_text(encoding="utf-8"), "no path of this machine is kept"
+
+
 # ------------------------------------------------------------------------------------------------ the mismatch
 
 
 def answer_logprob(model: SpiralThinkerModel, row: Any, length: int, schedule: Any) -> float:
     """By the loss's own way, of a batch of one."""
-    import dataclasses
-
-    model.settings = dataclasses.replace(model.settings, schedule=schedule)
+    model.settings = replace(model.settings, schedule=schedule)
     labels = [*[IGNORED] * (len(row["labels"]) - length), *row["labels"][-length:]]
     batch = lay_out([row | {"labels": labels}], latents=model.settings.annotation.latents, pad_token_id=0)
     return -float(model.nll(model(batch)[0].readings[-1], batch))
