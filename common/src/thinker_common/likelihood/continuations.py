@@ -174,16 +174,13 @@ def masked_logprobs(
         temperature, entropy_grad: as for `token_logprobs`.
         one_pass: as for `measured`.
     """
-    starts_B = attention_mask_BT.argmax(dim=1)  # of the real tokens, which are contiguous
-    wanted = [(b, row.nonzero().flatten().tolist()) for b, row in enumerate(wanted_BT)]
+    ids, starts = input_ids_BT.tolist(), attention_mask_BT.argmax(dim=1).tolist()  # real tokens are contiguous
+    wanted = [(b, row.nonzero().flatten().tolist()) for b, row in enumerate(wanted_BT.cpu())]
     spans = [(b, columns[0], columns[-1] + 1) for b, columns in wanted if columns]
     if not spans:
         return _nothing_wanted(model, input_ids_BT, attention_mask_BT)
     continuations = [
-        Continuation(
-            input_ids_BT[b, starts_B[b] : first].tolist(), input_ids_BT[b, first:end].tolist(), temperature=temperature
-        )
-        for b, first, end in spans
+        Continuation(ids[b][starts[b] : first], ids[b][first:end], temperature=temperature) for b, first, end in spans
     ]
     batches = list(
         measured(
