@@ -131,12 +131,15 @@ def train_and_measure(case: Case, result: Path) -> None:
     shape = ModelShape.of(model.config, parameters=parameters, trainable=parameters)
     trainer = GeneralThinkerTrainer(model, arguments, method, rows, tokenizer)
     trainer.remove_callback(PrinterCallback)
-    sample = trainer._generate_single_turn
+    sample, eos_token_ids = trainer._generate_single_turn, trainer.eos_token_ids
 
     def sampled(*args: Any, **kwargs: Any) -> tuple:
-        length = RESPONSE if trainer.state.global_step else WARM_UP
-        trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = length
-        return sample(*args, **kwargs)
+        trainer.max_completion_length = RESPONSE if trainer.state.global_step else WARM_UP
+        trainer.eos_token_ids = []  # all responses have this length
+        try:
+            return sample(*args, **kwargs)
+        finally:
+            trainer.eos_token_ids = eos_token_ids
 
     trainer._generate_single_turn = sampled
     trainer.train()

@@ -3,11 +3,12 @@
     python packages/generalthinker/scripts/measure_step_time.py --model /models/SmolLM2-135M-Instruct
     python packages/generalthinker/scripts/measure_step_time.py --model FOLDER --profile --response-tokens 128 --group 4
 
-Both trainers sample G responses of exactly `--response-tokens` tokens to the same prompts of `--prompt-tokens` tokens,
-with the same generation and the same batch. The last tokens of every response are replaced by a box in both, so that
-every response is scored: an untrained model's would mostly be malformed and cost nothing. Steps of the trainers
-alternate in one process; the first step of each is not counted, and is cut to `--warm-up-tokens`. Printed: the median
-step of each, the ratio of the medians and the range of the ratios of neighbouring steps, with and without generation.
+Both trainers sample G responses of exactly `--response-tokens` tokens to the same prompts of `--prompt-tokens` tokens
+and with the same batch, each in its own way without an engine; `--generation trl` lets TRL sample for both. The last
+tokens of every response are replaced by a box in both, so that every response is scored: an untrained model's would
+mostly be malformed and cost nothing. Steps of the trainers alternate in one process; the first step of each is not
+counted, and is cut to `--warm-up-tokens`. Printed: the median step of each, the ratio of the medians and the range of
+the ratios of neighbouring steps, with and without generation.
 
 `--grpo-head completions` compares with a GRPO step whose output head runs on response tokens alone, as ours does.
 `--vocabulary` gives the model more entries than its tokenizer has, to show how a step grows with them.
@@ -128,14 +129,17 @@ def with_box(trainer: GRPOTrainer, timed: Timed, warm_up: int) -> None:
     """Ends every sampled response in a box, and counts the seconds; the first step's have `warm_up` tokens."""
     tokenizer = trainer.processing_class
     tail = [*tokenizer(TAIL, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    longest, eos_token_ids = trainer.max_completion_length, trainer.eos_token_ids
     original = trainer._generate_single_turn
 
     def generate(*args: Any, **kwargs: Any) -> tuple:
-        length = trainer.max_completion_length if timed.steps else warm_up
+        length = longest if timed.steps else warm_up
         trainer.generation_config.max_new_tokens = trainer.generation_config.min_new_tokens = length
+        trainer.max_completion_length, trainer.eos_token_ids = length, []  # the same for our own sampling
         began = time.perf_counter()
         responses, logprobs = original(*args, **kwargs)
         timed.sampled += time.perf_counter() - began
+        trainer.max_completion_length, trainer.eos_token_ids = longest, eos_token_ids
         return [ids[: -len(tail)] + tail for ids in responses], logprobs
 
     trainer._generate_single_turn = generate
@@ -175,7 +179,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     timers = {"generalthinker": Timed(), "grpo": Timed()}
     with tempfile.TemporaryDirectory() as folder:
 
-        def config(name: str) -> GRPOConfig:
+        def config(name: str, generation: str = "trl") -> GRPOConfig:
             return GRPOConfig(
                 output_dir=f"{folder}/{name}",
                 beta=arguments.beta,
@@ -184,7 +188,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 per_device_train_batch_size=arguments.group,
                 gradient_accumulation_steps=arguments.prompts,
                 max_completion_length=arguments.response_tokens,
-                generation_kwargs={"min_new_tokens": arguments.response_tokens},
+                generation_kwargs={"min_new_tokens": arguments.response_tokens} if generation == "trl" else None,
                 max_steps=1,
                 loss_type="grpo",
                 activation_checkpointing=False,
@@ -201,7 +205,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         prompt_ids = [render_prompt(tokenizer, row["prompt"]) for row in rows]
         texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt_ids]
         assert tokenizer(texts)["input_ids"] == prompt_ids, "both trainers see the same prompts"
-        ours = GeneralThinkerTrainer(policy(arguments), config("ours"), method, rows, tokenizer)
+        ours = GeneralThinkerTrainer(policy(arguments), config("ours", arguments.generation), method, rows, tokenizer)
         theirs = (CompletionsHead if arguments.grpo_head == "completions" else GRPOTrainer)(
             policy(arguments),
             constant,
@@ -276,6 +280,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--grpo-head", default="trl", choices=["trl", "completions"], help="positions that GRPO's output head runs on"
     )
+    parser.add_argument("--generation", default="own", choices=["own", "trl"], help="what samples for GeneralThinker")
     parser.add_argument("--json", action="store_true")
     parsed = parser.parse_args()
     result = measure(parsed)

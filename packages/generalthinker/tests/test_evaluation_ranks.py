@@ -40,4 +40,16 @@ def test_two_ranks_evaluate_as_one_process(tmp_path: Path, options: list[str]) -
         assert len(files[0].read_text().splitlines()) == 1 + 5
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert ["validation/accuracy" in row for row in metrics].count(True) == 1
+
+    # The rollout is that of one process too: its prompts, and what is sampled for each.
+    alone = tmp_path / "alone"
+    whole = ["training.per_device_train_batch_size=8", "evaluation.at_start=false", "evaluation.at_end=false"]
+    command = [sys.executable, "-m", "generalthinker", "train", *RUN, *whole, "--output", str(alone)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    metrics_alone = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
+    [of_one], [of_two] = ([row for row in rows if "reward" in row] for rows in (metrics_alone, metrics))
+    assert of_one["completions/mean_length"] == of_two["completions/mean_length"]
+    for name in ("reward", "answer_logprob"):
+        assert of_one[name] == pytest.approx(of_two[name], abs=1e-4), name
     assert {json.loads(line)["step"] for line in (output / "samples.jsonl").read_text().splitlines()} == {0, 1}

@@ -18,6 +18,14 @@ from thinker_common.training.dependable import DependableMixin
 OVERRIDDEN = {
     "_generate_and_score_completions": ["self", "inputs"],
     "_tokenize_prompts": ["self", "prompts"],
+    "_generate_single_turn": [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],
     "_send_telemetry": ["self"],
     "_compute_loss": ["self", "model", "inputs"],
 }
@@ -47,7 +55,7 @@ ATTRIBUTES = (
     "_metrics", "_logs", "_tokenizer", "_entropy_bonus_enabled", "_buffered_inputs", "_step", "num_generations",
     "eos_token_ids", "ref_model", "beta", "temperature", "num_iterations", "use_vllm", "aux_loss_enabled",
     "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_min",
-    "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_max", "max_completion_length", "top_p", "top_k",
 )  # fmt: skip
 # Of transformers' Trainer, and documented there but for the one that its training loop sets before every step.
 OF_TRANSFORMERS = {

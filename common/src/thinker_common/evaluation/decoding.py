@@ -9,18 +9,15 @@ and values of the decoder's own tokens (B, H, T - 1, D), and of the prompt (B, H
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, StoppingCriteria
+from transformers import DynamicCache, EncoderDecoderCache
 
 from ..likelihood.encoder_decoder import EncodedPrompts
 from .in_flight import RoomyCache, attention_layers, can_change_rows, keys_and_values
-
-LEAVING = 0.25  # share of the rows: each time all others' keys and values are copied
 
 
 def empty_decoder_cache(begun: object) -> EncoderDecoderCache | None:
@@ -58,19 +55,3 @@ class Decoding:
 def _select(cache: DynamicCache, rows_B: Tensor, columns: slice) -> None:
     for layer in attention_layers(cache):
         layer.keys, layer.values = (part[rows_B.to(part.device), :, columns] for part in keys_and_values(layer))
-
-
-class EnoughEnded(StoppingCriteria):
-    """Ends a call of `generate` for all rows once a share of them has ended.
-
-    width: columns that stood there before the call
-    """
-
-    def __init__(self, eos_ids: Collection[int], width: int) -> None:
-        self._eos_ids = sorted(eos_ids)
-        self._width = width
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        new_BT = input_ids[:, self._width :]
-        ended_B = torch.isin(new_BT, torch.tensor(self._eos_ids, device=new_BT.device)).any(1)
-        return (ended_B.float().mean() >= LEAVING).expand(len(ended_B))

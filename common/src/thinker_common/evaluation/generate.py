@@ -12,9 +12,9 @@ import contextlib
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,20 +26,27 @@ from ..errors import SettingsError, UserError
 from ..likelihood.batching import token_budget_batches
 from ..likelihood.encoder_decoder import EncodedPrompts, encode_prompts
 from ..likelihood.logprobs import evaluation_mode
-from .decoding import Decoding, EnoughEnded, empty_decoder_cache
-from .in_flight import CACHE, InFlight, RoomyCache, can_change_rows
+from .decoding import Decoding, empty_decoder_cache
+from .in_flight import CACHE, EnoughEnded, InFlight, RoomyCache, can_change_rows
 from .prefill import shared_prefill
 from .sampling import sampling_processors, stream_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Prompt = TypeVar("Prompt", bound=Sequence[int])
 OnGenerated = Callable[[Sequence[int], Sequence["Generation"]], None]
 OnSampled = Callable[[Sequence[int], Sequence[list["Generation"]]], None]
 
-# New tokens between two moments at which rows may leave and enter. A finished row waits for half of it on average;
-# each moment copies the keys and values once.
+# Rows leave and enter after so many new tokens, or once this share of the rows has ended, which bounds the work on rows
+# that have; each time the keys and values of the others are copied.
 SEGMENT_TOKENS = 16
+LEAVING = 0.1
+# What of a pass over prompts may be padding, unless it has no more than so many tokens with it.
+PADDING = 0.1
+SMALL_PASS = 256
+# Of encoder-decoder models, where no row enters and the copies hold those of the prompts as well.
+LEAVING_DECODER = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,14 @@ class Generation:
     token_ids: the model's tokens, without padding and without the end-of-sequence token
     text: their text, special tokens shown
     truncated: no end-of-sequence token came within the limit
+    end_id: the end-of-sequence token, of which a model may have several; None where it is truncated, or where the
+        backend does not say which it was
     """
 
     token_ids: tuple[int, ...]
     text: str
     truncated: bool
+    end_id: int | None = None
 
 
 class Backend(Protocol):
@@ -99,7 +109,7 @@ class Generator:
 
     Only the arguments decide how tokens are chosen: the sampling defaults that many model folders ship (temperature,
     top-k, repetition penalty) are left aside. The end-of-sequence tokens are those of the model folder's generation
-    config and of the tokenizer together.
+    config and of the tokenizer together, where `eos_ids` names no others.
     """
 
     def __init__(
@@ -113,8 +123,10 @@ class Generator:
         top_k: int = 0,
         max_tokens_per_batch: int = 8192,
         seed: int = 0,
+        eos_ids: Collection[int] | None = None,
     ) -> None:
-        """`model`: a PreTrainedModel, or one with peft adapters. Raises SettingsError for impossible values."""
+        """`model`: a PreTrainedModel, or one with peft adapters; `eos_ids`: what ends a response, in place of the
+        model's own end-of-sequence tokens. Raises SettingsError for impossible values."""
         check_decoding(max_new_tokens, temperature, top_p, top_k)
         if max_tokens_per_batch < 1:
             raise SettingsError(f"max_tokens_per_batch = {max_tokens_per_batch!r}: must be at least 1")
@@ -129,7 +141,7 @@ class Generator:
         self._base: PreTrainedModel = model if isinstance(model, PreTrainedModel) else model.get_base_model()
         self._encoder_decoder = bool(self._base.config.is_encoder_decoder)
         self._positions: int | None = getattr(self._base.config.get_text_config(), "max_position_embeddings", None)
-        self.eos_ids = _eos_ids(self._base, tokenizer)
+        self.eos_ids = _eos_ids(self._base, tokenizer) if eos_ids is None else frozenset(eos_ids)
         # Padding is masked, so any id will do where the tokenizer has none.
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.eos_ids, default=0)
         self._config = GenerationConfig(
@@ -291,7 +303,9 @@ class Generator:
         """One call, until enough of the rows have ended; where rows cannot leave, until all have."""
         width = decoding.ids_BT.shape[1]
         left = self.max_new_tokens - len(rows[0].response)  # all began together
-        stopping = None if decoding.cache is None else StoppingCriteriaList([EnoughEnded(self.eos_ids, width)])
+        stopping = None
+        if decoding.cache is not None:
+            stopping = StoppingCriteriaList([EnoughEnded(self.eos_ids, width, LEAVING_DECODER)])
         output = self._call(
             decoding.ids_BT, decoding.encoded.mask_PS, new_tokens=left, rows=rows,
             cache=decoding.cache, encoded=decoding.encoded, stopping=stopping,
@@ -332,20 +346,34 @@ class Generator:
     def _prefilled(self, rows: Sequence[_Row]) -> InFlight:
         """Rows before their first token; what their prompts begin with alike is read once."""
         prompts = list(dict.fromkeys(row.prompt for row in rows))
-        ids_BT, mask_BT = self._padded(prompts, "left")
         cache = shared_prefill(self.model, prompts)
-        if cache is None:
-            cache = RoomyCache()
-            self._call(ids_BT, mask_BT, new_tokens=1, cache=cache)
-            cache.crop(-1)  # every row goes through its last token again, each with its own noise
-        flight = InFlight(ids_BT, mask_BT, cache)
+        if cache is not None:
+            flight = InFlight(*self._padded(prompts, "left"), cache)
+        else:
+            passes = like_lengths(prompts)
+            prompts = [prompt for together in passes for prompt in together]
+            flight = self._read(passes[0])
+            for together in passes[1:]:
+                flight.join(self._read(together))
         positions = {prompt: position for position, prompt in enumerate(prompts)}
         flight.select([positions[row.prompt] for row in rows])
         return flight
 
+    def _read(self, prompts: Sequence[Sequence[int]]) -> InFlight:
+        """Prompts before their first new token, by one pass over all of them."""
+        ids_BT, mask_BT = self._padded(prompts, "left")
+        cache = RoomyCache()
+        self._call(ids_BT, mask_BT, new_tokens=1, cache=cache)
+        cache.crop(-1)  # every row goes through its last token again, each with its own noise
+        return InFlight(ids_BT, mask_BT, cache)
+
     def _advance(self, flight: InFlight, rows: Sequence[_Row], new_tokens: int) -> None:
+        """Up to `new_tokens` tokens for each row; fewer where enough of the rows end before."""
         width = flight.ids_BT.shape[1]
-        output = self._call(flight.ids_BT, flight.mask_BT, new_tokens=new_tokens, rows=rows, cache=flight.cache)
+        stopping = StoppingCriteriaList([EnoughEnded(self.eos_ids, width, LEAVING)])
+        output = self._call(
+            flight.ids_BT, flight.mask_BT, new_tokens=new_tokens, rows=rows, cache=flight.cache, stopping=stopping
+        )
         new_BT = output.sequences[:, width:]
         self._take(rows, new_BT)
         flight.ids_BT = output.sequences
@@ -410,22 +438,42 @@ class Generator:
         for row, tokens in zip(rows, new_BT.tolist(), strict=True):
             end = next((position for position, token in enumerate(tokens) if token in self.eos_ids), None)
             row.response += tokens[:end]
-            row.ended = end is not None
+            row.end_id = None if end is None else tokens[end]
 
     def _generation(self, row: _Row) -> Generation:
-        return generation(self.tokenizer, row.response, truncated=not row.ended)
+        return replace(generation(self.tokenizer, row.response, truncated=not row.ended), end_id=row.end_id)
 
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """One sample of one prompt; `response` grows until `ended`, by an end-of-sequence token, or the limit."""
+    """One sample of one prompt; `response` grows until an end-of-sequence token, `end_id`, or the limit."""
 
     index: int
     sample: int
     prompt: tuple[int, ...]
     stream: int
     response: list[int] = field(default_factory=list)
-    ended: bool = False
+    end_id: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.end_id is not None
+
+
+def like_lengths(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+    """The prompts, longest first, in passes of which at most a tenth is padding, small ones aside."""
+    passes: list[list[Prompt]] = []
+    tokens = 0
+    for prompt in sorted(prompts, key=len, reverse=True):
+        if passes:
+            padded = len(passes[-1][0]) * (len(passes[-1]) + 1)
+            if padded <= SMALL_PASS or tokens + len(prompt) >= (1 - PADDING) * padded:
+                passes[-1].append(prompt)
+                tokens += len(prompt)
+                continue
+        passes.append([prompt])
+        tokens = len(prompt)
+    return passes
 
 
 def _longest_first(row: _Row) -> tuple[int, tuple[int, ...]]:

@@ -1,7 +1,8 @@
 """Rows that are being generated together, so that a finished row makes room for a new one at once.
 
 In a batch that runs until its longest response has ended, the other rows wait. Here rows leave and enter between two
-calls of `generate`, with the keys and values they have; nothing of theirs is computed again.
+calls of `generate`, which end when enough of them have; they keep their keys and values, and nothing of theirs is
+computed again.
 
 Shape legend: B rows, T columns (padding on the left, then prompt, then response), H heads, D head size. The cache of
 each layer is (B, H, T - 1, D): the last token has not been through the model yet.
@@ -9,14 +10,14 @@ each layer is (B, H, T - 1, D): the last token has not been through the model ye
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import DynamicCache, StoppingCriteria
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -67,6 +68,23 @@ class RoomyCache(DynamicCache):
 
     def __init__(self) -> None:
         Cache.__init__(self, layer_class_to_replicate=RoomyLayer)
+
+
+class EnoughEnded(StoppingCriteria):
+    """Ends a call of `generate` for all rows once a share of them has ended.
+
+    width: columns that stood there before the call
+    """
+
+    def __init__(self, eos_ids: Collection[int], width: int, share: float) -> None:
+        self._eos_ids = sorted(eos_ids)
+        self._width = width
+        self._share = share
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        new_BT = input_ids[:, self._width :]
+        ended_B = torch.isin(new_BT, torch.tensor(self._eos_ids, device=new_BT.device)).any(1)
+        return (ended_B.float().mean() >= self._share).expand(len(ended_B))
 
 
 def _with_room(old: Tensor | None, new: Tensor, columns: int) -> Tensor:

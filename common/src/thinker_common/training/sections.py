@@ -86,9 +86,11 @@ class GenerationSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: the whole vocabulary
+    max_tokens_per_batch: int = 65536  # prompts and responses that a process generates at once
 
     def __post_init__(self) -> None:
         _at_least("max_new_tokens", self.max_new_tokens, 1)
+        _at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)
         check_setting("temperature", self.temperature, self.temperature > 0, "a number above 0 (training samples)")
         check_setting("top_p", self.top_p, 0 < self.top_p <= 1, "a number above 0 and at most 1")
         _at_least("top_k", self.top_k, 0)

@@ -56,3 +56,15 @@ def planned_steps(arguments: GRPOConfig, rows: int, *, ranks: int = 1) -> int:
     rollouts = rows // (rollout_responses(arguments, ranks=ranks) // arguments.num_generations)
     batches = rollouts * arguments.steps_per_generation * arguments.num_iterations
     return math.ceil(arguments.num_train_epochs * math.ceil(batches / arguments.gradient_accumulation_steps))
+
+
+def samples_in_flight(arguments: GRPOConfig) -> bool:
+    """Whether the base's generator samples the rollouts: TRL does with an engine, and where more changes the logits."""
+    return not (
+        arguments.use_vllm
+        or arguments.use_transformers_continuous_batching
+        or arguments.cache_implementation is not None
+        or arguments.min_p is not None
+        or arguments.repetition_penalty != 1.0
+        or arguments.generation_kwargs
+    )

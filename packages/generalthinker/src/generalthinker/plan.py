@@ -7,7 +7,7 @@ from rich.console import Console
 from trl import GRPOConfig
 
 from ._common import check_arguments, count_parameters, memory, to_yaml, trains_in_bfloat16
-from .arguments import planned_steps, rollout_responses, run_deepspeed, training_arguments
+from .arguments import planned_steps, rollout_responses, run_deepspeed, samples_in_flight, training_arguments
 from .config import MANAGED_ARGUMENTS, Settings
 from .prepare import prepare
 
@@ -47,6 +47,9 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
     deepspeed = run_deepspeed(settings, checked, ranks=ranks)
     if deepspeed is not None:
         say(f"DeepSpeed: {json.dumps(deepspeed, indent=2)}")
+    rollout_rows = responses // ranks
+    if samples_in_flight(arguments):
+        rollout_rows = min(rollout_rows, max(1, settings.generation.max_tokens_per_batch // longest))
     job = memory.Job(
         micro_batch=arguments.per_device_train_batch_size,
         tokens=longest,
@@ -57,7 +60,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
         bf16=trains_in_bfloat16(settings.model),
         checkpointing=bool(arguments.activation_checkpointing),
         reference=arguments.beta > 0 and settings.model.lora is None,
-        rollout_rows=responses // ranks,
+        rollout_rows=rollout_rows,
         scoring_tokens=min(settings.method.max_tokens_per_batch, responses // ranks * longest),
     )
     shape = memory.ModelShape.of(

@@ -106,6 +106,7 @@ def train(
         processing_class=tokenizer,
         problems=graded_problems(run.problems.problems, rows),
         chat_template=settings.model.chat_template,
+        generation_tokens=settings.generation.max_tokens_per_batch,
         identity=RunIdentity(
             settings=flat_settings(parse_yaml(to_yaml(settings), "the settings")),
             data={"training": data_fingerprint(rows)},

@@ -1,8 +1,9 @@
 """GeneralThinkerTrainer: TRL's GRPOTrainer with the answer's likelihood as reward and the answer as a source of credit.
 
-TRL keeps what it does well: sampling in groups, the clipped surrogate and its KL term, optimiser, logging. Replaced are
-the scoring of a rollout (`_generate_and_score_completions`) and the log-probabilities, which are exact, get position
-ids and run the head on response tokens only (`_get_per_token_logps_and_entropies`). Every private method of TRL that
+TRL keeps what it does well: groups, vLLM, the clipped surrogate and its KL term, optimiser, logging. Replaced are the
+sampling without an engine (`_generate_single_turn`), the scoring of a rollout (`_generate_and_score_completions`) and
+the log-probabilities, which are exact, get position ids and run the head on response tokens only
+(`_get_per_token_logps_and_entropies`). Every private method of TRL that
 this package overrides or calls stands in this file; `tests/test_trl_contract.py` names each with its signature.
 """
 
@@ -28,6 +29,7 @@ from ._common import (
     AnswerScore,
     AnswerScorer,
     DependableMixin,
+    Generator,
     Problem,
     ScoringItem,
     SettingsError,
@@ -43,7 +45,7 @@ from ._common import (
     split_response,
     trained_weights,
 )
-from .arguments import rollout_responses
+from .arguments import rollout_responses, samples_in_flight
 from .config import MethodSettings
 from .likelihoods import in_rows, response_logprobs, wanted_continuations
 from .rewards import advantages_of, answer_values, probability_gain, reward_responses
@@ -110,6 +112,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         processing_class: the tokenizer.
         problems: by the rows' ids, with the answers that count as right; `reward: binary` grades by them.
         chat_template: auto | none | path, see `chat.render_prompt`.
+        generation_tokens: prompts and responses, padded, that a process generates at once.
         dependable: the arguments of `DependableMixin`, for runs that are saved and resumed.
 
     Raises:
@@ -131,6 +134,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         *,
         problems: Mapping[str, Problem] | None = None,
         chat_template: str = "auto",
+        generation_tokens: int = 65536,
         callbacks: list[TrainerCallback] | None = None,
         **dependable: Any,
     ) -> None:
@@ -139,8 +143,10 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         assert method.reward != "binary" or problems is not None, "a binary reward grades by the problems"
         self.method = method
         self.chat_template_setting = chat_template
+        self.generation_tokens = generation_tokens
         self.last_credit: list[tuple[TokenIds, list[float]]] = []  # responses of the newest rollout and their weights
         self._problems = problems or {}
+        self._rollouts = (-1, 0)  # the optimiser step that rollouts were last sampled for, and how many
         # On a quantized base TRL rounds the adapter to bfloat16, in which an update of a small learning rate vanishes.
         adapter = trained_weights(model) if getattr(model, "is_quantized", False) else {}
         super().__init__(
@@ -282,6 +288,48 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
             for ids, cut in zip(responses, truncated, strict=True)
         ]
         return Rollout(prompts, responses, splits, truncated, logprobs if self.use_vllm else None)
+
+    def _generate_single_turn(
+        self,
+        prompt_ids: list[TokenIds],
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        has_tool_images: bool = False,
+    ) -> tuple[list[TokenIds], Any]:
+        """(responses with the token that ended them, their log-probabilities or None), in the order of `prompt_ids`.
+
+        Within a token budget, each prompt read once for its group; a response that has ended waits for no other. What
+        is sampled follows from the seed, the step and the response's place in the rollout of all processes.
+        """
+        if not samples_in_flight(self.args):
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
+            )
+        step, before = self._rollouts
+        number = before + 1 if step == self.state.global_step else 0
+        self._rollouts = (self.state.global_step, number)
+        first = self.accelerator.process_index * len(prompt_ids)
+        places = range(first, first + len(prompt_ids))
+        with (
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            gathered(self.model_wrapped) as policy,  # ranks sample different numbers of tokens
+            self.accelerator.autocast(),
+        ):
+            sampled = Generator(
+                policy,
+                self.processing_class,
+                max_new_tokens=self.max_completion_length,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                max_tokens_per_batch=self.generation_tokens,
+                seed=self.args.seed,
+                eos_ids=self.eos_token_ids,
+            ).generate(prompt_ids, keys=[f"{self.state.global_step}/{number}/{place}" for place in places])
+        return [
+            [*response.token_ids, *([] if response.end_id is None else [response.end_id])] for response in sampled
+        ], None
 
     def _correction(self, rollout: Rollout, current_BT: Tensor | None, mask_BT: Tensor) -> dict[str, Tensor]:
         """What the loss needs where vLLM sampled: its log-probabilities, and the ratio that corrects for them."""
