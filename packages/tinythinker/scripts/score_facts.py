@@ -74,7 +74,7 @@ def main() -> None:
     print(f"| run | student | {', % | '.join(COLUMNS)}, % |\n" + "|---" * (2 + len(COLUMNS)) + "|")
     for run in runs:
         for phase in json.loads((run / "results.json").read_text(encoding="utf-8"))["phases"]:
-            folder = run / phase / "evaluation/facts-greedy/chains/greedy"
+            folder = run / phase / "evaluation/facts-texts/greedy"
             figures = " | ".join(f"{figure:.1f}" if figure is not None else "" for figure in score(folder, questions))
             print(f"| {run.name} | {phase} | {figures} |")
 

@@ -325,7 +325,7 @@ def read_run(folder: Path, shared: Sequence[str] = (), *, exact: bool = True) ->
             "tests": tests,
             "held_out": None if validation is None else validation["validation/accuracy"],
             "stages": (
-                score_facts.score(folder / phase / "evaluation/facts-greedy/chains/greedy", asked)
+                score_facts.score(folder / phase / "evaluation/facts-texts/greedy", asked)
                 if exact
                 else [None] * len(score_facts.COLUMNS)
             ),

@@ -227,6 +227,25 @@ def test_abstentions_are_reported_and_option_likelihood_has_none(kind, tmp_path)
     assert json.loads(header)["settings"]["answering"] == "greedy" and len(rows) == 6
 
 
+def test_ways_of_answering_that_ask_for_the_same_texts_share_them(tmp_path, monkeypatch):
+    taught, asked = student("causal"), question_set(3)
+    written = tmp_path / "texts"
+    alone = evaluate_student(taught, asked, "option_likelihood", samples=1, sampling=SAMPLING)
+    evaluate_student(taught, asked, "greedy", samples=1, sampling=SAMPLING, folder=tmp_path / "greedy", texts=written)
+    assert not (tmp_path / "greedy/chains").exists()
+
+    def not_again(self, prompts, *_, **__):
+        assert not prompts, "generated again"
+
+    monkeypatch.setattr(inference.Generator, "generate", not_again)
+    likely = evaluate_student(
+        taught, asked, "option_likelihood", samples=1, sampling=SAMPLING, folder=tmp_path / "likely", texts=written
+    )
+    assert likely.rows == alone.rows
+    with pytest.raises(AssertionError, match="generated again"):
+        evaluate_student(taught, asked, "self_consistency", samples=2, sampling=SAMPLING, texts=written)
+
+
 @pytest.mark.parametrize("stages", [("summarize",), ("recall", "summarize"), ("analyze", "summarize")])
 def test_a_student_without_a_stage_is_not_asked_for_it(stages, monkeypatch):
     taught, asked = student("causal", form=Form(stages, chat_template="none", generation=LENGTHS)), questions(2)

@@ -47,7 +47,7 @@ def test_what_is_right_of_chains(script: ModuleType, tmp_path: Path, monkeypatch
             if number == 2:
                 text = exact.removesuffix(FITS).removesuffix(DOES_NOT_FIT).strip()  # no verdict
             analyses.append(row(analyze_prompt(question, option, known), text))
-    folder = tmp_path / "run/acquisition/evaluation/facts-greedy/chains/greedy"
+    folder = tmp_path / "run/acquisition/evaluation/facts-texts/greedy"
     folder.mkdir(parents=True)
     (folder / "recall.jsonl").write_text("\n".join(recalls))
     (folder / "analyze.jsonl").write_text("\n".join(analyses))

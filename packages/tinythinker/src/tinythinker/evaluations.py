@@ -25,7 +25,7 @@ from .stages import summarize_prompt, summarize_target
 from .student import Student
 
 VERSION = 1  # of what an evaluation here counts; a change that moves figures changes it
-TRACE = "chains"  # the folder with the texts of each stage, beside the rows
+TRACE = "chains"  # the folder with the texts of each stage
 
 
 def evaluate_student(
@@ -36,6 +36,7 @@ def evaluate_student(
     samples: int,
     sampling: Sampling,
     folder: Path | None = None,
+    texts: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Answers every question; on several ranks all call this together.
@@ -45,18 +46,22 @@ def evaluate_student(
             for self-consistency the mean over the chains.
         samples: chains of each question for self-consistency; otherwise there is one, and it is greedy.
         folder: `generations.jsonl` and the texts of each stage. A run that was killed goes on from the texts.
+        texts: the folder of the texts, where several ways of answering share one: `greedy` and `option_likelihood` ask
+            for the same. None: one in `folder`.
 
     Raises:
         UserError: the folder holds texts of another student, or of other questions or settings.
     """
     sampled = answering == "self_consistency"
     draws = samples if sampled else 1
+    if texts is None and folder is not None:
+        texts = folder / TRACE
     answered = reason(
         student,
         starts(questions.questions, draws),
         sampled=("recall", "analyze") if sampled else (),
         sampling=sampling,
-        folder=None if folder is None else folder / TRACE / ("sampled" if sampled else "greedy"),
+        folder=None if texts is None else texts / ("sampled" if sampled else "greedy"),
         progress=progress,
     )
     share = ranks.shard(range(len(answered)))

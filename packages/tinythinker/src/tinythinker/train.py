@@ -351,6 +351,7 @@ class Run:
                         samples=evaluation.samples,
                         sampling=Sampling(evaluation.temperature, evaluation.top_k, self.seed),
                         folder=folder.file(f"evaluation/{questions.name}-{answering}"),
+                        texts=folder.file(f"evaluation/{questions.name}-texts"),
                         progress=update,
                     )
                 found[f"{questions.name}-{answering}"] = result.to_dict()
