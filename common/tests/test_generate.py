@@ -1,14 +1,11 @@
 """Generation in batches: the same responses whatever the batching, and only our own settings decide."""
 
-import itertools
 import math
 import random
 from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BartConfig,
@@ -30,7 +27,7 @@ from transformers import (
 )
 
 from thinker_common.errors import SettingsError, UserError
-from thinker_common.evaluation.generate import Backend, Generator, like_lengths
+from thinker_common.evaluation.generate import Backend, Generator
 from thinker_common.evaluation.in_flight import CACHE
 from thinker_common.evaluation.prefill import shared_prefill
 from thinker_common.likelihood.prefix_tree import can_branch
@@ -632,16 +629,3 @@ def test_impossible_settings(tokenizer, setting, message):
 
 def test_no_prompts_give_no_responses(tokenizer):
     assert Generator(make_llama(), tokenizer, max_new_tokens=4).generate([]) == []
-
-
-@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=40))
-def test_passes_over_prompts_have_little_padding(lengths):
-    prompts = [[index] * length for index, length in enumerate(lengths)]
-    passes = like_lengths(prompts)
-    assert sorted(prompt for together in passes for prompt in together) == sorted(prompts)
-    for together in passes:
-        padded = len(together) * max(map(len, together))
-        assert padded <= 256 or sum(map(len, together)) >= 0.9 * padded
-    for one, following in itertools.pairwise(passes):
-        wider = len(one[0]) * (len(one) + 1)
-        assert wider > 256 and sum(map(len, one)) + len(following[0]) < 0.9 * wider, "no pass for nothing"

@@ -89,6 +89,13 @@ def test_every_step(straight: Path, tmp_path: Path, step: int) -> None:
             assert row.get(name) == rows[1][number].get(name), f"step {number}, {name}"
 
 
+def test_several_rollouts_in_a_step(tmp_path: Path) -> None:
+    options = ("training.max_steps=3", "training.steps_per_generation=1", "training.gradient_accumulation_steps=2")
+    train(tmp_path / "straight", *options)
+    train(tmp_path / "run", *options, "--resume", str(tmp_path / "straight/checkpoints/checkpoint-1"))
+    assert_same_end(tmp_path / "run", tmp_path / "straight")
+
+
 @pytest.mark.parametrize("written", ["checkpoints/checkpoint-3", "model/model.safetensors"])
 def test_the_same_command_goes_on_after_a_kill(straight: Path, tmp_path: Path, written: str) -> None:
     output = tmp_path / "run"

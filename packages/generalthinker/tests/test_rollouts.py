@@ -9,7 +9,7 @@ import torch
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOTrainer
 
-from generalthinker.arguments import samples_in_flight, training_arguments
+from generalthinker.arguments import samples_itself, training_arguments
 from generalthinker.config import MethodSettings, Settings
 from generalthinker.data import training_rows
 from generalthinker.trainer import GeneralThinkerTrainer
@@ -82,10 +82,11 @@ def test_a_rollout_follows_from_seed_step_and_place(
     assert shared == first, "two processes sample what one does"
 
 
+@pytest.mark.parametrize("budget", [65536, 1500], ids=["all at once", "a few rows at once"])
 def test_little_of_a_rollout_is_padding_and_a_prompt_is_read_once(
-    make_trainer: Callable[..., GeneralThinkerTrainer],
+    make_trainer: Callable[..., GeneralThinkerTrainer], budget: int
 ) -> None:
-    trainer = make_trainer()
+    trainer = make_trainer(max_tokens_per_batch=budget)
     prompts = prompts_of(trainer)
     read: list[tuple[int, int]] = []
     handle = trainer.model.model.embed_tokens.register_forward_hook(
@@ -155,6 +156,8 @@ def test_the_first_tokens_have_the_frequencies_of_the_policy(
         {"repetition_penalty": 1.1},
         {"cache_implementation": "static"},
         {"generation_kwargs": {"min_new_tokens": 3}},
+        {"use_transformers_continuous_batching": True},
+        {"use_vllm": True},
     ],
     ids=lambda setting: next(iter(setting)),
 )
@@ -162,7 +165,7 @@ def test_what_the_generator_cannot_do_is_left_to_trl(
     make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch, setting: dict[str, Any]
 ) -> None:
     trainer = make_trainer()
-    assert samples_in_flight(trainer.args)
+    assert samples_itself(trainer.args)
     for name, value in setting.items():
         setattr(trainer.args, name, value)
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda self, *_, **__: ("TRL's", None))

@@ -275,17 +275,26 @@ def test_a_rollout_without_a_well_formed_response(
     assert (tmp / "metrics.jsonl").read_text().count("\n") == len(written.rows)
 
 
+@pytest.mark.parametrize(
+    ("training", "setting"),
+    [
+        ({}, r"generation\.max_tokens_per_batch \(now 131072\)"),
+        ({"min_p": 0.1}, r"training\.per_device_train_batch_size \(now 8\)"),
+    ],
+    ids=["in flight", "TRL"],
+)
 def test_a_rollout_that_does_not_fit_into_memory_says_what_to_lower(
-    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., GeneralThinkerTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+    training: dict[str, Any],
+    setting: str,
 ) -> None:
     def too_much(prompts: list[str]) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    trainer = make_trainer(dtype=torch.float32, training={"max_steps": 1})
+    trainer = make_trainer(dtype=torch.float32, training={"max_steps": 1, **training})
     monkeypatch.setattr(trainer, "_generate", too_much)
-    with pytest.raises(
-        UserError, match=r"rollout of 8 responses: lower generation\.max_new_tokens \(now \d+\), training"
-    ):
+    with pytest.raises(UserError, match=f"rollout of 8 responses: lower {setting}"):
         trainer.train()
 
 

@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -28,13 +28,12 @@ from ..likelihood.encoder_decoder import EncodedPrompts, encode_prompts
 from ..likelihood.logprobs import evaluation_mode
 from .decoding import Decoding, empty_decoder_cache
 from .in_flight import CACHE, EnoughEnded, InFlight, RoomyCache, can_change_rows
-from .prefill import shared_prefill
+from .prefill import like_lengths, shared_prefill
 from .sampling import sampling_processors, stream_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Prompt = TypeVar("Prompt", bound=Sequence[int])
 OnGenerated = Callable[[Sequence[int], Sequence["Generation"]], None]
 OnSampled = Callable[[Sequence[int], Sequence[list["Generation"]]], None]
 
@@ -42,9 +41,6 @@ OnSampled = Callable[[Sequence[int], Sequence[list["Generation"]]], None]
 # that have; each time the keys and values of the others are copied.
 SEGMENT_TOKENS = 16
 LEAVING = 0.1
-# What of a pass over prompts may be padding, unless it has no more than so many tokens with it.
-PADDING = 0.1
-SMALL_PASS = 256
 # Of encoder-decoder models, where no row enters and the copies hold those of the prompts as well.
 LEAVING_DECODER = 0.25
 
@@ -318,13 +314,15 @@ class Generator:
         waiting = deque(rows)
         running: list[_Row] = []
         flight: InFlight | None = None
+        split: InFlight | None = None  # the prompt of the newest row in flight, where waiting rows have it too
         while waiting or running:
             lengths = [len(row.prompt) + self.max_new_tokens for row in (*running, *waiting)]
             # As many of any rows fit as of the longest.
             room = len(token_budget_batches(lengths, self.max_tokens_per_batch)[0]) - len(running)
             if room > 0:
                 new = [waiting.popleft() for _ in range(room)]
-                entering = self._prefilled(new)
+                goes_on = bool(waiting) and waiting[0].prompt == new[-1].prompt
+                entering, split = self._prefilled(new, split, keep=goes_on)
                 if flight is None:
                     flight = entering
                 else:
@@ -343,21 +341,32 @@ class Generator:
                 else:
                     flight = None
 
-    def _prefilled(self, rows: Sequence[_Row]) -> InFlight:
-        """Rows before their first token; what their prompts begin with alike is read once."""
+    def _prefilled(
+        self, rows: Sequence[_Row], begun: InFlight | None, *, keep: bool
+    ) -> tuple[InFlight, InFlight | None]:
+        """(rows before their first token, their last prompt by itself if `keep`); every prompt is read once.
+
+        begun: the first prompt, where rows that entered before have it too; what prompts begin with alike is read once
+        """
         prompts = list(dict.fromkeys(row.prompt for row in rows))
-        cache = shared_prefill(self.model, prompts)
+        order, unread = ([], prompts) if begun is None else (prompts[:1], prompts[1:])
+        parts = [] if begun is None else [begun]
+        cache = shared_prefill(self.model, unread) if unread else None
         if cache is not None:
-            flight = InFlight(*self._padded(prompts, "left"), cache)
+            order = order + unread
+            parts.append(InFlight(*self._padded(unread, "left"), cache))
         else:
-            passes = like_lengths(prompts)
-            prompts = [prompt for together in passes for prompt in together]
-            flight = self._read(passes[0])
-            for together in passes[1:]:
-                flight.join(self._read(together))
-        positions = {prompt: position for position, prompt in enumerate(prompts)}
+            for indices in like_lengths(unread):
+                together = [unread[index] for index in indices]
+                order = order + together
+                parts.append(self._read(together))
+        flight = parts[0]
+        for part in parts[1:]:
+            flight.join(part)
+        positions = {prompt: position for position, prompt in enumerate(order)}
+        last = flight.copy_of(positions[rows[-1].prompt]) if keep else None
         flight.select([positions[row.prompt] for row in rows])
-        return flight
+        return flight, last
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> InFlight:
         """Prompts before their first new token, by one pass over all of them."""
@@ -458,22 +467,6 @@ class _Row:
     @property
     def ended(self) -> bool:
         return self.end_id is not None
-
-
-def like_lengths(prompts: Sequence[Prompt]) -> list[list[Prompt]]:
-    """The prompts, longest first, in passes of which at most a tenth is padding, small ones aside."""
-    passes: list[list[Prompt]] = []
-    tokens = 0
-    for prompt in sorted(prompts, key=len, reverse=True):
-        if passes:
-            padded = len(passes[-1][0]) * (len(passes[-1]) + 1)
-            if padded <= SMALL_PASS or tokens + len(prompt) >= (1 - PADDING) * padded:
-                passes[-1].append(prompt)
-                tokens += len(prompt)
-                continue
-        passes.append([prompt])
-        tokens = len(prompt)
-    return passes
 
 
 def _longest_first(row: _Row) -> tuple[int, tuple[int, ...]]:

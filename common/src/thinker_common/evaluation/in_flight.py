@@ -49,6 +49,10 @@ class RoomyLayer(DynamicLayer):
     _room: tuple[Tensor, Tensor] | None = None
     _filled: Tensor | None = None  # the part of the room that holds the keys; whoever sets others leaves the room
 
+    def leave_room(self) -> None:
+        """Frees what was set aside; for whoever has set other keys and values."""
+        self._room = self._filled = None
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -111,7 +115,16 @@ class InFlight:
         self.mask_BT = self.mask_BT[:, first:]
         self.ids_BT = self.ids_BT[rows_B, first:]
         for layer in attention_layers(self.cache):
-            layer.keys, layer.values = (part[rows_B.to(part.device), :, first:] for part in keys_and_values(layer))
+            replace(layer, *(part[rows_B.to(part.device), :, first:] for part in keys_and_values(layer)))
+
+    def copy_of(self, row: int) -> InFlight:
+        """One of the rows by itself, of which nothing is shared with the others."""
+        cache, columns = RoomyCache(), self.mask_BT[row].bool()
+        for index, layer in enumerate(attention_layers(self.cache)):
+            keys, values = keys_and_values(layer)
+            own = columns[:-1].to(keys.device)
+            cache.update(keys[row : row + 1, :, own], values[row : row + 1, :, own], index)
+        return InFlight(self.ids_BT[row : row + 1, columns], self.mask_BT[row : row + 1, columns], cache)
 
     def join(self, other: InFlight) -> None:
         """Puts the rows of `other` below its own."""
@@ -120,7 +133,7 @@ class InFlight:
         self.mask_BT = _stacked(self.mask_BT, other.mask_BT, width, dim=1)
         for own, new in zip(attention_layers(self.cache), attention_layers(other.cache), strict=True):
             pairs = zip(keys_and_values(own), keys_and_values(new), strict=True)
-            own.keys, own.values = (_stacked(upper, lower, width - 1, dim=2) for upper, lower in pairs)
+            replace(own, *(_stacked(upper, lower, width - 1, dim=2) for upper, lower in pairs))
 
 
 def _stacked(upper: Tensor, lower: Tensor, width: int, dim: int) -> Tensor:
@@ -134,6 +147,13 @@ def attention_layers(cache: DynamicCache) -> list[DynamicLayer]:
     layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
     assert len(layers) == len(cache.layers), "it has no other layers"
     return layers
+
+
+def replace(layer: DynamicLayer, keys: Tensor, values: Tensor) -> None:
+    """Puts these in place of what the layer holds, whose memory is free then."""
+    layer.keys, layer.values = keys, values
+    if isinstance(layer, RoomyLayer):
+        layer.leave_room()
 
 
 def keys_and_values(layer: DynamicLayer) -> tuple[Tensor, Tensor]:

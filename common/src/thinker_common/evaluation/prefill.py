@@ -16,15 +16,24 @@ import torch
 from torch import Tensor
 
 from ..distributed.in_step import is_sharded
+from ..likelihood.batching import token_budget_batches
 from ..likelihood.prefix_tree import PackedRow, attention_span, can_branch, pack, tree_inputs, widest_tree
-from .in_flight import CACHE, RoomyCache, attention_layers, keys_and_values
+from .in_flight import CACHE, RoomyCache, attention_layers, keys_and_values, replace
 
+# Of a pass over prompts that share nothing.
+PADDING = 0.1
 # Below this share saved, the mask and the picking of columns are not worth it.
 WORTH = 0.1
 # Of a packed row, in columns: its mask has the square of that.
 WIDEST = 4096
 # Attention that keeps all scores may keep so many times those of the padded prompts.
 SCORES = 2
+
+
+def like_lengths(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Positions of the prompts in passes of which at most a tenth is padding, small ones aside."""
+    lengths = [len(prompt) for prompt in prompts]
+    return token_budget_batches(lengths, max(1, sum(lengths) * len(lengths)), max_padding=PADDING)
 
 
 def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache | None:
@@ -42,7 +51,7 @@ def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache |
     widest, longest = max(len(row.ids) for row in rows), max(map(len, known.values()))
     if widest > room:  # a prompt by itself, which may be beyond a window
         return None
-    padded = len(prompts) * longest
+    padded = sum(len(together) * max(len(known[index]) for index in together) for together in like_lengths(prompts))
     if padded == 0 or len(rows) * widest > (1 - WORTH) * padded:
         return None
     if config._attn_implementation != "sdpa" and len(rows) * widest**2 > SCORES * padded * longest:
@@ -55,7 +64,7 @@ def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache |
         model.get_decoder()(**{**tree_inputs(model, rows), "use_cache": True, CACHE: cache})
     row_P, column_PT = _places(rows, len(prompts), longest)
     for layer in attention_layers(cache):
-        layer.keys, layer.values = (_picked(part, row_P, column_PT) for part in keys_and_values(layer))
+        replace(layer, *(_picked(part, row_P, column_PT) for part in keys_and_values(layer)))
     return cache
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import UserError
 from .checkpoints import Checkpoint, Damaged, Manifest, Skipped, newer_than, newest_complete, verify
 
-# Settings that change what a run writes or how fast it is, and none of its numbers.
+# Settings that change what a run writes, how fast it is or what memory it takes, and its numbers by rounding at most.
 WITHOUT_EFFECT = (
     "training.logging_",
     "training.save_",
@@ -23,6 +23,8 @@ WITHOUT_EFFECT = (
     "training.dataloader_pin_memory",
     "training.dataloader_prefetch_factor",
     "evaluation.",
+    "generation.max_tokens_per_batch",
+    "method.max_tokens_per_batch",
     "launch.",  # ranks and engine are compared by themselves
 )
 

@@ -86,7 +86,7 @@ class GenerationSettings:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: the whole vocabulary
-    max_tokens_per_batch: int = 65536  # prompts and responses that a process generates at once
+    max_tokens_per_batch: int = 131072  # prompts and responses that a process generates at once
 
     def __post_init__(self) -> None:
         _at_least("max_new_tokens", self.max_new_tokens, 1)

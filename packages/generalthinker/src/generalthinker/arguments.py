@@ -58,8 +58,8 @@ def planned_steps(arguments: GRPOConfig, rows: int, *, ranks: int = 1) -> int:
     return math.ceil(arguments.num_train_epochs * math.ceil(batches / arguments.gradient_accumulation_steps))
 
 
-def samples_in_flight(arguments: GRPOConfig) -> bool:
-    """Whether the base's generator samples the rollouts: TRL does with an engine, and where more changes the logits."""
+def samples_itself(arguments: GRPOConfig) -> bool:
+    """Whether the trainer samples its rollouts; TRL does with an engine, and what the base's generator cannot do."""
     return not (
         arguments.use_vllm
         or arguments.use_transformers_continuous_batching

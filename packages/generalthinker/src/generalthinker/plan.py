@@ -7,7 +7,7 @@ from rich.console import Console
 from trl import GRPOConfig
 
 from ._common import check_arguments, count_parameters, memory, to_yaml, trains_in_bfloat16
-from .arguments import planned_steps, rollout_responses, run_deepspeed, samples_in_flight, training_arguments
+from .arguments import planned_steps, rollout_responses, run_deepspeed, samples_itself, training_arguments
 from .config import MANAGED_ARGUMENTS, Settings
 from .prepare import prepare
 
@@ -48,7 +48,7 @@ def show_plan(settings: Settings, output: Path, *, seed: int, ranks: int, consol
     if deepspeed is not None:
         say(f"DeepSpeed: {json.dumps(deepspeed, indent=2)}")
     rollout_rows = responses // ranks
-    if samples_in_flight(arguments):
+    if samples_itself(arguments):
         rollout_rows = min(rollout_rows, max(1, settings.generation.max_tokens_per_batch // longest))
     job = memory.Job(
         micro_batch=arguments.per_device_train_batch_size,

@@ -45,7 +45,7 @@ from ._common import (
     split_response,
     trained_weights,
 )
-from .arguments import rollout_responses, samples_in_flight
+from .arguments import rollout_responses, samples_itself
 from .config import MethodSettings
 from .likelihoods import in_rows, response_logprobs, wanted_continuations
 from .rewards import advantages_of, answer_values, probability_gain, reward_responses
@@ -134,7 +134,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         *,
         problems: Mapping[str, Problem] | None = None,
         chat_template: str = "auto",
-        generation_tokens: int = 65536,
+        generation_tokens: int = 131072,
         callbacks: list[TrainerCallback] | None = None,
         **dependable: Any,
     ) -> None:
@@ -146,7 +146,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         self.generation_tokens = generation_tokens
         self.last_credit: list[tuple[TokenIds, list[float]]] = []  # responses of the newest rollout and their weights
         self._problems = problems or {}
-        self._rollouts = (-1, 0)  # the optimiser step that rollouts were last sampled for, and how many
+        self._sampled_step, self._rollout_of_step = -1, 0  # of the newest rollout; a step may have several
         # On a quantized base TRL rounds the adapter to bfloat16, in which an update of a small learning rate vanishes.
         adapter = trained_weights(model) if getattr(model, "is_quantized", False) else {}
         super().__init__(
@@ -275,11 +275,16 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         return ids, None, {}
 
     def _sample(self, inputs: list[dict[str, Any]]) -> Rollout:
+        at_once = (
+            f"generation.max_tokens_per_batch (now {self.generation_tokens})"
+            if samples_itself(self.args)
+            else f"training.per_device_train_batch_size (now {self.args.per_device_train_batch_size}) or "
+            f"training.steps_per_generation (now {self.args.steps_per_generation})"
+        )
         with naming_what_to_lower(
             f"generating the rollout of {len(inputs)} responses",
-            f"generation.max_new_tokens (now {self.args.max_completion_length}), training.per_device_train_batch_size "
-            f"(now {self.args.per_device_train_batch_size}) or training.steps_per_generation (now "
-            f"{self.args.steps_per_generation})",
+            f"{at_once} for fewer responses at once, or generation.max_new_tokens (now "
+            f"{self.args.max_completion_length}) for shorter ones",
         ):
             prompts, responses, _, _, logprobs, *_ = self._generate([row["prompt"] for row in inputs])
         truncated = [ids[-1] not in self.eos_token_ids for ids in responses]
@@ -299,16 +304,17 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
     ) -> tuple[list[TokenIds], Any]:
         """(responses with the token that ended them, their log-probabilities or None), in the order of `prompt_ids`.
 
-        Within a token budget, each prompt read once for its group; a response that has ended waits for no other. What
-        is sampled follows from the seed, the step and the response's place in the rollout of all processes.
+        Within a token budget, each prompt read once for its group, and a response that has ended waits for no other,
+        where all layers are attention (see `Generator`). What is sampled follows from the seed, the step and the
+        response's place in the rollout of all processes.
         """
-        if not samples_in_flight(self.args):
+        if not samples_itself(self.args):
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )
-        step, before = self._rollouts
-        number = before + 1 if step == self.state.global_step else 0
-        self._rollouts = (self.state.global_step, number)
+        step = self.state.global_step
+        self._rollout_of_step = self._rollout_of_step + 1 if step == self._sampled_step else 0
+        self._sampled_step = step
         first = self.accelerator.process_index * len(prompt_ids)
         places = range(first, first + len(prompt_ids))
         with (
@@ -326,7 +332,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
                 max_tokens_per_batch=self.generation_tokens,
                 seed=self.args.seed,
                 eos_ids=self.eos_token_ids,
-            ).generate(prompt_ids, keys=[f"{self.state.global_step}/{number}/{place}" for place in places])
+            ).generate(prompt_ids, keys=[f"{step}/{self._rollout_of_step}/{place}" for place in places])
         return [
             [*response.token_ids, *([] if response.end_id is None else [response.end_id])] for response in sampled
         ], None
