@@ -8,8 +8,15 @@ from ..distributed.launch_settings import LaunchSettings
 from ..errors import SettingsError, check_setting
 
 __all__ = [
-    "DataSettings", "EvaluationSettings", "GenerationSettings", "LaunchSettings", "LoraSettings", "ModelSettings",
+    "REFUSED_ARGUMENTS", "DataSettings", "EvaluationSettings", "GenerationSettings", "LaunchSettings", "LoraSettings",
+    "ModelSettings",
 ]  # fmt: skip
+
+# Arguments of transformers' trainers that no method takes, with what to use in their place.
+REFUSED_ARGUMENTS = dict.fromkeys(
+    ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+    "the recipe as it is (losses take parts of the model, in shapes that change at every step)",
+)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from ._common import SettingsError, chat, sections
 
 # Arguments of TRL's GRPOConfig that have another home here, or that would contradict the method.
 MANAGED_ARGUMENTS = {
+    **sections.REFUSED_ARGUMENTS,
     "output_dir": "--output",
     "max_completion_length": "generation.max_new_tokens",
     "temperature": "generation.temperature",

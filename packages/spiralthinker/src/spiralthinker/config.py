@@ -9,6 +9,7 @@ from .model import LatentSettings
 
 # Arguments of transformers' TrainingArguments that have another home here, or that would contradict the method.
 MANAGED_ARGUMENTS = {
+    **sections.REFUSED_ARGUMENTS,
     "output_dir": "--output",
     "eval_strategy": "evaluation.every_steps",
     "do_eval": "evaluation.every_steps",

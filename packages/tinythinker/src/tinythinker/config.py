@@ -133,6 +133,7 @@ class PreparationSettings:
 
 # Arguments of transformers' TrainingArguments that have another home here, or that would contradict the method.
 MANAGED_ARGUMENTS = {
+    **sections.REFUSED_ARGUMENTS,
     "output_dir": "--output",
     "learning_rate": "method.acquisition.learning_rate and method.reflection.learning_rate",
     "num_train_epochs": "method.acquisition.num_train_epochs and method.reflection.num_train_epochs",
