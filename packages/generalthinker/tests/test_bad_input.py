@@ -188,7 +188,7 @@ AT_END = "evaluation.at_end=true"
 INPUT = {
     # arguments of the trainer
     "unknown argument": (train("training.learning_rat=1"), "unknown setting 'training.learning_rat'; did you mean 'training.learning_rate'?"),
-    "compiled": (train("training.torch_compile_mode=default"), "training.torch_compile_mode cannot be set here: use the"),
+    "compiled": (train("training.torch_compile_mode=default"), "training.torch_compile_mode cannot be set here: use the recipe as it is (losses take parts of the model, in shapes that change at every step)"),
     "managed argument": (train("training.output_dir=x"), "training.output_dir cannot be set here: use --output"),
     "argument of a wrong type": (train("training.learning_rate=fast"), "training.learning_rate = 'fast': expected a finite number"),
     "impossible argument, negative": (train("training.beta=-1"), "training.beta = -1.0: expected a number of at least 0"),
