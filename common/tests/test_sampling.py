@@ -56,6 +56,14 @@ def test_a_position_has_its_noise_however_it_is_reached():
     assert torch.equal(jumped_V, last_BV[1])
 
 
+def test_rows_have_their_noise_however_many_at_once(monkeypatch):
+    streams, scores_BV = list(range(7)), torch.randn(7, 50)
+    whole_BV = GumbelMax(streams, [0] * 7)(None, scores_BV)
+    monkeypatch.setattr("thinker_common.evaluation.sampling.NOISE_AT_ONCE", 150)
+    assert torch.equal(GumbelMax(streams, [0] * 7)(None, scores_BV), whole_BV)
+    assert torch.equal(GumbelMax(streams[5:6], [0])(None, scores_BV[5:6]), whole_BV[5:6])
+
+
 def test_streams_differ_by_seed_key_and_sample():
     streams = {stream_seed(seed, key, sample) for seed in (0, 1) for key in ("", "0", "a") for sample in range(50)}
     assert len(streams) == 2 * 3 * 50

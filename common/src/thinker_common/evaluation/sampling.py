@@ -51,6 +51,9 @@ def sampling_processors(
     return processors
 
 
+NOISE_AT_ONCE = 2**22  # numbers
+
+
 class GumbelMax(LogitsProcessor):
     """Adds each row's own Gumbel noise, so that the largest score is a draw from the softmax of the scores."""
 
@@ -61,7 +64,11 @@ class GumbelMax(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         words = [_hash(f"{s} {p}") - (1 << 63) for s, p in zip(self.streams, self.positions, strict=True)]
         self.positions = [position + 1 for position in self.positions]
-        return scores + gumbel_noise(torch.tensor(words, device=scores.device), scores.shape[-1])
+        words_B = torch.tensor(words, device=scores.device)
+        # A few rows at a time: the integers of the noise take six times the memory of the scores.
+        rows = max(1, NOISE_AT_ONCE // scores.shape[-1])
+        parts = zip(scores.split(rows), words_B.split(rows), strict=True)
+        return torch.cat([part + gumbel_noise(words_of_part, scores.shape[-1]) for part, words_of_part in parts])
 
 
 # SplitMix64's constants as the signed 64-bit numbers that torch multiplies modulo 2^64.
