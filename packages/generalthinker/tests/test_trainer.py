@@ -21,7 +21,7 @@ from generalthinker.rollout import Rollout, loss_mask, reasoning_mask, whole_mas
 from generalthinker.trainer import GeneralThinkerTrainer
 from thinker_common.benchmarks import chains
 from thinker_common.errors import UserError
-from thinker_common.likelihood.logprobs import token_logprobs
+from thinker_common.likelihood.logprobs import CHUNK_TOKENS, token_logprobs
 from thinker_common.models.chat import render_prompt
 from thinker_common.models.load import load_policy, load_tokenizer
 from thinker_common.training.callbacks import MetricsLog
@@ -695,3 +695,65 @@ def test_what_a_group_shares_is_read_once(
         assert sum(read["policy"]) < 0.65 * apart
     covered = positions(wanted(rollout, loss_mask(rollout, trainer.method.malformed)))
     assert covered <= sum(read["reference"]) <= 1.1 * covered
+
+
+@pytest.mark.parametrize("reward", ["likelihood", "probability"])
+def test_the_head_never_sees_more_than_a_chunk_and_no_prompt(
+    make_trainer: Callable[..., GeneralThinkerTrainer], monkeypatch: pytest.MonkeyPatch, reward: str
+) -> None:
+    """Nothing of size (B, T, V), in any pass of a step: scores, reference, conditioned policy, update."""
+    monkeypatch.setattr(
+        f"{__name__}.RESPONSES", [f"{n}+3=15. " + "12+3=15. " * 20 + "So \\boxed{15}<|end|>" for n in range(8)]
+    )
+    trainer = make_trainer(dtype=torch.float32, reward=reward, credit="controlled", credit_base="current")
+    rows = rollout_rows(trainer.train_dataset)
+    trainer._generate_and_score_completions(rows)  # verifies the models, once
+    heads = [model.lm_head.weight for model in (trainer.model, trainer.ref_model)]
+    linear, seen = torch.nn.functional.linear, []
+
+    def spy(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if any(weight is head for head in heads):
+            seen.append(states.shape[:-1].numel())
+        return linear(states, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    batch = trainer._generate_and_score_completions(rows)
+    trainer.current_gradient_accumulation_steps = 1  # the training loop sets it
+    covered = int(batch["tool_mask"].sum())
+    assert covered > 2 * CHUNK_TOKENS, "several chunks"
+    answers = 8 * 8  # at most so many tokens, a set of which may stand for the last
+    of_rollout = len(seen)
+    # The reward's pass has the responses as well, then the reference, then the conditioned policy.
+    assert 3 * covered <= sum(seen) <= 3 * covered + answers
+    trainer._compute_loss(trainer.model, batch)
+    assert covered <= sum(seen[of_rollout:]) <= covered + answers
+    assert max(seen) <= CHUNK_TOKENS
+
+
+def test_shuffled_credit_is_the_same_credit_at_other_tokens(make_trainer: Callable[..., GeneralThinkerTrainer]) -> None:
+    weights = {}
+    for control in ("none", "shuffle", "reverse"):
+        trainer = make_trainer(credit="controlled", credit_strength=0.5, credit_control=control)
+        trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+        weights[control] = [torch.tensor(of_response) for _, of_response in trainer.last_credit]
+    moved = 0
+    for plain, shuffled, reverse in zip(weights["none"], weights["shuffle"], weights["reverse"], strict=True):
+        torch.testing.assert_close(shuffled.sort().values, plain.sort().values)
+        torch.testing.assert_close(reverse, -plain)
+        moved += int((shuffled - plain).abs().gt(1e-6).sum())
+    assert moved > 20
+
+
+def test_rlsd_mixes_its_credit_in_less_and_less(make_trainer: Callable[..., GeneralThinkerTrainer]) -> None:
+    """A_t - A is l times what it is at l = 1: half of that at the first step, a quarter at the 25th, nothing at the 50th."""
+    plain = make_trainer(credit="none")
+    plain_BT = plain._generate_and_score_completions(rollout_rows(plain.train_dataset))["advantages"]
+    trainer = make_trainer(credit="rlsd")
+    moved = []
+    for step in (0, 25, 50):
+        trainer.state.global_step = step
+        batch = trainer._generate_and_score_completions(rollout_rows(trainer.train_dataset))
+        moved.append(batch["advantages"] - plain_BT)
+    assert moved[0].abs().max() > 0.01
+    torch.testing.assert_close(moved[1], moved[0] / 2)
+    assert moved[2].abs().max() < 1e-9

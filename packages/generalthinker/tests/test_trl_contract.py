@@ -12,6 +12,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.models.utils import disable_gradient_checkpointing
 
+from generalthinker.arguments import samples_itself
 from generalthinker.trainer import SAMPLING_MODES, GeneralThinkerTrainer
 from thinker_common.training.dependable import DependableMixin
 
@@ -138,6 +139,32 @@ def test_log_probabilities() -> None:
 def test_generate() -> None:
     assert list(inspect.signature(GRPOTrainer._generate).parameters) == ["self", "prompts"]
     assert GENERATE_RETURN in inspect.getsource(GRPOTrainer._generate)
+
+
+def test_what_trl_samples_by_is_known() -> None:
+    """`arguments.samples_itself` asks for every setting that TRL's sampling without an engine has beyond our own."""
+    construction = inspect.getsource(GRPOTrainer.__init__)
+    [settings] = re.findall(r"generation_kwargs = \{\n(.*?)\n +\}", construction, flags=re.DOTALL)
+    names = set(re.findall(r'"(\w+)":', settings))
+    of_the_generator = {
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "eos_token_id",
+        "pad_token_id",
+        "bos_token_id",
+    }
+    asked_for = {"min_p", "repetition_penalty", "cache_implementation"}
+    assert names == of_the_generator | asked_for | {"do_sample"}
+    assert "generation_kwargs.update(args.generation_kwargs)" in construction
+    ours = inspect.getsource(samples_itself)
+    for name in (*asked_for, "generation_kwargs", "use_vllm", "use_transformers_continuous_batching"):
+        assert f"arguments.{name}" in ours, name
+    generate = inspect.getsource(GRPOTrainer._generate)
+    assert "prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)" in generate
+    assert "completion_ids, logprobs = self._generate_single_turn(" in generate
+    assert "return completion_ids, logprobs" in inspect.getsource(GRPOTrainer._generate_single_turn)
 
 
 def test_the_loss_reads_the_batch_as_we_write_it() -> None:
