@@ -21,6 +21,7 @@ import random
 import statistics
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -145,14 +146,18 @@ def with_box(trainer: GRPOTrainer, timed: Timed, warm_up: int) -> None:
     trainer._generate_single_turn = generate
 
 
-def policy(arguments: argparse.Namespace) -> Any:
-    """The model, with rows for `--vocabulary` entries in its input embedding and output head."""
-    model = load_policy(arguments.model)
-    if arguments.vocabulary is not None:
-        if arguments.vocabulary < model.config.vocab_size:
-            raise SystemExit(f"--vocabulary: the model has {model.config.vocab_size} entries already; give more")
-        model.resize_token_embeddings(arguments.vocabulary)
-    return model
+def with_vocabulary(entries: int, model: str, folder: Path) -> str:
+    """A folder with this model whose input embedding and output head have so many entries.
+
+    In a folder, because TRL loads the reference from where the policy was loaded.
+    """
+    policy = load_policy(model)
+    if entries < policy.config.vocab_size:
+        raise SystemExit(f"--vocabulary: the model has {policy.config.vocab_size} entries already; give more")
+    policy.resize_token_embeddings(entries)
+    policy.save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
+    return str(folder)
 
 
 def problems(tokenizer: Any, count: int, prompt_tokens: int, template: str) -> list[Problem]:
@@ -178,6 +183,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = training_rows(made, method, seed=0)
     timers = {"generalthinker": Timed(), "grpo": Timed()}
     with tempfile.TemporaryDirectory() as folder:
+        model = arguments.model
+        if arguments.vocabulary is not None:
+            model = with_vocabulary(arguments.vocabulary, model, Path(folder) / "model")
 
         def config(name: str, generation: str = "trl") -> GRPOConfig:
             return GRPOConfig(
@@ -205,9 +213,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         prompt_ids = [render_prompt(tokenizer, row["prompt"]) for row in rows]
         texts = [tokenizer.decode(ids, skip_special_tokens=False) for ids in prompt_ids]
         assert tokenizer(texts)["input_ids"] == prompt_ids, "both trainers see the same prompts"
-        ours = GeneralThinkerTrainer(policy(arguments), config("ours", arguments.generation), method, rows, tokenizer)
+        ours = GeneralThinkerTrainer(load_policy(model), config("ours", arguments.generation), method, rows, tokenizer)
         theirs = (CompletionsHead if arguments.grpo_head == "completions" else GRPOTrainer)(
-            policy(arguments),
+            load_policy(model),
             constant,
             config("theirs"),
             Dataset.from_dict({"prompt": texts}),

@@ -139,7 +139,7 @@ GROUPS = {
             **{f"controlled-{x}": [CONTROLLED, f"method.credit_strength={x}"] for x in (0.05, 0.2, 0.4)},
             **{f"am-{x}": ["method.credit=additive", f"method.credit_strength={x}"] for x in (0.4, 0.8)},
         },
-        3,
+        5,
         study.each(
             ("controlled-0.05", "generalthinker", "controlled-0.2", "controlled-0.4", "controlled-0.8"), "likelihood"
         )

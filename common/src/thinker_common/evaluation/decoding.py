@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from ..likelihood.encoder_decoder import EncodedPrompts
-from .in_flight import RoomyCache, attention_layers, can_change_rows, keys_and_values, replace
+from .in_flight import RoomyCache, attention_layers, can_change_rows, keys_and_values, set_keys_and_values
 
 
 def empty_decoder_cache(begun: object) -> EncoderDecoderCache | None:
@@ -54,4 +54,4 @@ class Decoding:
 
 def _select(cache: DynamicCache, rows_B: Tensor, columns: slice) -> None:
     for layer in attention_layers(cache):
-        replace(layer, *(part[rows_B.to(part.device), :, columns] for part in keys_and_values(layer)))
+        set_keys_and_values(layer, *(part[rows_B.to(part.device), :, columns] for part in keys_and_values(layer)))

@@ -115,7 +115,7 @@ class InFlight:
         self.mask_BT = self.mask_BT[:, first:]
         self.ids_BT = self.ids_BT[rows_B, first:]
         for layer in attention_layers(self.cache):
-            replace(layer, *(part[rows_B.to(part.device), :, first:] for part in keys_and_values(layer)))
+            set_keys_and_values(layer, *(part[rows_B.to(part.device), :, first:] for part in keys_and_values(layer)))
 
     def copy_of(self, row: int) -> InFlight:
         """One of the rows by itself, of which nothing is shared with the others."""
@@ -133,7 +133,7 @@ class InFlight:
         self.mask_BT = _stacked(self.mask_BT, other.mask_BT, width, dim=1)
         for own, new in zip(attention_layers(self.cache), attention_layers(other.cache), strict=True):
             pairs = zip(keys_and_values(own), keys_and_values(new), strict=True)
-            replace(own, *(_stacked(upper, lower, width - 1, dim=2) for upper, lower in pairs))
+            set_keys_and_values(own, *(_stacked(upper, lower, width - 1, dim=2) for upper, lower in pairs))
 
 
 def _stacked(upper: Tensor, lower: Tensor, width: int, dim: int) -> Tensor:
@@ -149,7 +149,7 @@ def attention_layers(cache: DynamicCache) -> list[DynamicLayer]:
     return layers
 
 
-def replace(layer: DynamicLayer, keys: Tensor, values: Tensor) -> None:
+def set_keys_and_values(layer: DynamicLayer, keys: Tensor, values: Tensor) -> None:
     """Puts these in place of what the layer holds, whose memory is free then."""
     layer.keys, layer.values = keys, values
     if isinstance(layer, RoomyLayer):

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..distributed.in_step import is_sharded
 from ..likelihood.batching import token_budget_batches
 from ..likelihood.prefix_tree import PackedRow, attention_span, can_branch, pack, tree_inputs, widest_tree
-from .in_flight import CACHE, RoomyCache, attention_layers, keys_and_values, replace
+from .in_flight import CACHE, RoomyCache, attention_layers, keys_and_values, set_keys_and_values
 
 # Of a pass over prompts that share nothing.
 PADDING = 0.1
@@ -64,7 +64,7 @@ def shared_prefill(model: Any, prompts: Sequence[Sequence[int]]) -> RoomyCache |
         model.get_decoder()(**{**tree_inputs(model, rows), "use_cache": True, CACHE: cache})
     row_P, column_PT = _places(rows, len(prompts), longest)
     for layer in attention_layers(cache):
-        replace(layer, *(_picked(part, row_P, column_PT) for part in keys_and_values(layer)))
+        set_keys_and_values(layer, *(_picked(part, row_P, column_PT) for part in keys_and_values(layer)))
     return cache
 
 
