@@ -693,7 +693,7 @@ def test_what_a_group_shares_is_read_once(
     assert needed <= sum(read["policy"]) <= 1.1 * needed
     if method == {}:
         assert sum(read["policy"]) < 0.65 * apart
-    covered = positions(wanted(rollout, loss_mask(rollout, trainer.method.malformed)))
+    covered = positions(wanted(rollout, loss_mask(rollout, reward="likelihood", malformed=trainer.method.malformed)))
     assert covered <= sum(read["reference"]) <= 1.1 * covered
 
 

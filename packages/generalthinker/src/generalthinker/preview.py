@@ -26,7 +26,7 @@ from .config import MethodSettings, Settings
 from .data import training_data, training_row
 from .inspect.tokens import UNFINISHED, token_texts
 from .policy import check_causal, positions
-from .rollout import Rollout, loss_mask, reasoning_mask, whole_mask
+from .rollout import Rollout, loss_mask, reasoning_mask
 
 MARK = "ANSWER-GOES-HERE"
 NO_STEPS = "(The reasoning stands here.)"
@@ -94,7 +94,7 @@ def preview(
         ids.append(tokenizer.eos_token_id)
     split = split_response(tokenizer, ids, truncated=False)
     rollout = Rollout([prompt_ids], [ids], [split], [False])
-    covered_T = (whole_mask(rollout) if method.reward == "binary" else loss_mask(rollout, method.malformed))[0]
+    covered_T = loss_mask(rollout, reward=method.reward, malformed=method.malformed)[0]
     credited_T = reasoning_mask(rollout)[0] & (method.credit != "none")
     return Preview(
         PromptTokens(prompt_ids, token_texts(tokenizer, prompt_ids), range(0)),

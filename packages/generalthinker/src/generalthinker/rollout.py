@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ._common import BoxSplit
-from .rewards import Malformed
+from .rewards import Malformed, Reward
 
 # B responses of a rollout (the G of one prompt stand together), T response tokens (padded on the right)
 
@@ -55,12 +55,15 @@ def reasoning_mask(rollout: Rollout) -> Tensor:
     return torch.arange(_width(rollout)) < lengths_B.unsqueeze(1)
 
 
-def loss_mask(rollout: Rollout, malformed: Malformed) -> Tensor:
-    """bool (B, T): the tokens that the loss covers where the reward looks at the reasoning only.
+def loss_mask(rollout: Rollout, *, reward: Reward, malformed: Malformed) -> Tensor:
+    """bool (B, T): the tokens that the loss covers.
 
+    `reward: binary` looks at the response's own answer: every token. The others look at the reasoning only.
     Well-formed responses: y_R, so that the model's own answer gets no loss. Truncated ones: nothing. Otherwise
     malformed ones: every token, since what went wrong lies behind y_R. Under `exclude` malformed ones: nothing.
     """
+    if reward == "binary":
+        return whole_mask(rollout)
     whole_B = torch.tensor(
         [
             not ok and not cut and malformed != "exclude"
@@ -71,7 +74,7 @@ def loss_mask(rollout: Rollout, malformed: Malformed) -> Tensor:
 
 
 def whole_mask(rollout: Rollout) -> Tensor:
-    """bool (B, T): every token of every response, the loss where the reward looks at the response's own answer."""
+    """bool (B, T): every token of every response."""
     lengths_B = torch.tensor([len(ids) for ids in rollout.responses])
     return torch.arange(_width(rollout)) < lengths_B.unsqueeze(1)
 

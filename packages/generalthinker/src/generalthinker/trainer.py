@@ -57,7 +57,6 @@ from .rollout import (
     reasoning_mask,
     sampling_logprobs,
     sampling_ratio,
-    whole_mask,
 )
 
 SAMPLING_MODES = ("sequence_mask", "sequence_truncate", "token_mask", "token_truncate")
@@ -208,9 +207,7 @@ class GeneralThinkerTrainer(DependableMixin, GRPOTrainer):
         needs_old = corrected or not self._on_policy()
 
         reasoning_BT = reasoning_mask(rollout)
-        covered_BT = (
-            whole_mask(rollout) if self.method.reward == "binary" else loss_mask(rollout, self.method.malformed)
-        )
+        covered_BT = loss_mask(rollout, reward=self.method.reward, malformed=self.method.malformed)
         current_BT = entropies_BT = reference_BT = conditioned_BT = None
         with (
             torch.no_grad(),

@@ -33,7 +33,7 @@ from ..config import MethodSettings
 from ..data import training_row
 from ..likelihoods import in_rows, response_logprobs, wanted_continuations
 from ..rewards import advantages_of, answer_values, probability_gain, reward_responses
-from ..rollout import Rollout, TokenIds, loss_mask, reasoning_mask, whole_mask
+from ..rollout import Rollout, TokenIds, loss_mask, reasoning_mask
 from .tokens import token_texts
 
 # B responses of the group, T tokens of a response (padded on the right)
@@ -188,7 +188,7 @@ def credit_group(
     s_BT = _controlled(method, ratio_BT, credited_BT, seed)
     evidence_BT, bounded_BT, credit = _credit(method, s_BT, credited_BT, advantages_B)
 
-    covered_BT = whole_mask(rollout) if method.reward == "binary" else loss_mask(rollout, method.malformed)
+    covered_BT = loss_mask(rollout, reward=method.reward, malformed=method.malformed)
     advantages_BT = torch.where(credited_BT, credit.advantages_BT, advantages_B.unsqueeze(1) * covered_BT)
     logged = metrics.rollout_statistics(
         rewards_B,
