@@ -156,7 +156,7 @@ GROUPS = {
             "min-std-0.1": [CONTROLLED, "method.min_group_std=0.1"],
             "min-std-0.5": [CONTROLLED, "method.min_group_std=0.5"],
         },
-        3,
+        5,
         study.each(("below-worst-24", "exclude-24"), "floor-24")
         + study.each(("min-std-0.1", "min-std-0.5"), "generalthinker"),
         also=("generalthinker",),
@@ -168,7 +168,7 @@ GROUPS = {
             for rate in RATES[1:]
             for name, settings in METHODS.items()
         },
-        2,
+        5,
         tuple((name + rate, "likelihood" + rate) for rate in RATES for name in METHODS if name != "likelihood"),
         also=tuple(METHODS),
     ),
