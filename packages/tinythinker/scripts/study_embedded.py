@@ -11,7 +11,7 @@ thread. A run with phase 2 gives the figures of phase 1 and of every iteration. 
 below --work is there. Cells are in the order of what they are worth, seed by seed, so that a study that is cut short
 has the main comparison on its first seeds.
 
-The whole grid has 65 cells and is planned to take 6.8 hours of one quiet core, so under four hours of two (`SECONDS`).
+The whole grid has 65 cells and is planned to take 7.2 hours of one quiet core, so under four hours of two (`SECONDS`).
 The two phases with their baselines, phase 2 taken apart and the stages of phase 1 have five seeds, the mixings and the
 T5-shaped student three.
 
@@ -24,7 +24,7 @@ T5-shaped student three.
   train phase 1 themselves, to the same student. `acquired` differs from iteration 2 on.
 - Self-consistency has 5 draws. It and option likelihood are asked of `both` and `cot`, the latter of `label` too; all
   other answers are greedy.
-- The T5-shaped student has random weights, for there is no embedded T5, and so three times as many questions and steps;
+- The T5-shaped student has random weights, for there is no embedded T5, and so half as many questions and steps more;
   it and the causal one are not to be compared. Nobody has seen yet that it leaves chance in that time: run one cell
   first (`--group t5 --at-most 1`) and look at its validation.
 - `embedded@1` has seen texts about the same creatures before (docs/results/embedded.md): no cell learns them from
@@ -52,7 +52,7 @@ from tinythinker.stages import question_text
 
 LEDGER = Path(__file__).parents[3] / "docs/results/data/tinythinker-study.jsonl"
 ACQUISITION, FIRST, SECOND = "acquisition", "iteration-1", "iteration-2"
-STEPS = 750  # of every training of phase 1 or a baseline: an epoch of all stages over the recipe's 2,000 questions
+STEPS = 1500  # of every training of phase 1 or a baseline: an epoch of all stages over the recipe's 4,000 questions
 T5_QUESTIONS, T5_STEPS = 6000, 2250
 T5_SHAPE = {"d_model": 160, "d_kv": 32, "d_ff": 448, "num_layers": 3, "num_heads": 5}  # 2.4 M parameters
 
@@ -65,11 +65,11 @@ T5_DATA = [
     f"data.limit={T5_QUESTIONS}", f"method.acquisition.max_steps={T5_STEPS}", "method.acquisition.evaluate_every=750"
 ]  # fmt: skip
 
-# What a cell takes, on a quiet core: from one run of the recipe, its texts a second, and 125 steps of `label`.
+# What a cell takes, on a quiet core: by cells of half as many steps, and three runs of phase 1 of the recipe.
 SECONDS = {
-    "both": 950, "label": 320, "cot": 850, "label, once": 80, "cot, once": 160,
-    "recall pairs": 140, "analyze pairs": 190, "acquired": 100, "recall+summarize": 330, "analyze+summarize": 340,
-    "sequential": 340, "proportional": 340, "interval 8": 340, "t5": 1050, "t5 label": 370,
+    "both": 1050, "label": 180, "cot": 750, "label, once": 50, "cot, once": 200,
+    "recall pairs": 140, "analyze pairs": 190, "acquired": 100, "recall+summarize": 400, "analyze+summarize": 420,
+    "sequential": 470, "proportional": 470, "interval 8": 470, "t5": 1050, "t5 label": 370,
 }  # fmt: skip
 # Cells that go on from a run of `both`, and which phases of it they have in common with it.
 SHARED = {"recall pairs": (ACQUISITION,), "analyze pairs": (ACQUISITION,), "acquired": (ACQUISITION, FIRST)}

@@ -125,7 +125,7 @@ def test_the_embedded_facts_bring_exact_explanations():
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_facts_of_the_test_are_those_of_training_in_new_combinations(split):
-    """The recipe's 2,000 training questions hold every fact that a test question turns on, and none of its questions."""
+    """The recipe's 4,000 training questions hold every fact that a test question turns on, and none of its questions."""
 
     def loaded(split, limit=None):
         return load_questions(DataSettings(benchmark="facts", split=split, limit=limit)).questions
@@ -133,7 +133,7 @@ def test_facts_of_the_test_are_those_of_training_in_new_combinations(split):
     def facts(questions):
         return {reason.partition(". ")[0] for question in questions for reason in question.reference.reasons}
 
-    trained, held_out = loaded("train", 2000), loaded(split)
+    trained, held_out = loaded("train", 4000), loaded(split)
     assert facts(held_out) <= facts(trained) and len(facts(held_out)) > 300
     assert {q.reference.knowledge for q in held_out} <= {q.reference.knowledge for q in trained}
     assert not {asked(question) for question in held_out} & {asked(question) for question in loaded("train")}
