@@ -27,7 +27,7 @@ PLANS = {
         [16, 16],
     ),
     "tinythinker": (
-        ["phase 1: 750 steps of 16 rows", "tokens: 195 the longest row", "phase 2: 2 iterations"],
+        ["phase 1: 1500 steps of 16 rows", "tokens: 195 the longest row", "phase 2: 2 iterations"],
         [16, 16],
     ),
 }
