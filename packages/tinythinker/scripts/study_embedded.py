@@ -24,7 +24,7 @@ T5-shaped student three.
   train phase 1 themselves, to the same student. `acquired` differs from iteration 2 on.
 - Self-consistency has 5 draws. It and option likelihood are asked of `both` and `cot`, the latter of `label` too; all
   other answers are greedy.
-- The T5-shaped student has random weights, for there is no embedded T5, and so half as many questions and steps more;
+- The T5-shaped student has random weights, for there is no embedded T5, and so half again as many questions and steps;
   it and the causal one are not to be compared. Nobody has seen yet that it leaves chance in that time: run one cell
   first (`--group t5 --at-most 1`) and look at its validation.
 - `embedded@1` has seen texts about the same creatures before (docs/results/embedded.md): no cell learns them from
@@ -65,7 +65,7 @@ T5_DATA = [
     f"data.limit={T5_QUESTIONS}", f"method.acquisition.max_steps={T5_STEPS}", "method.acquisition.evaluate_every=750"
 ]  # fmt: skip
 
-# What a cell takes, on a quiet core: by cells of half as many steps, and three runs of phase 1 of the recipe.
+# What a cell takes, on a quiet core: estimated from cells of half as many steps and runs of the recipe's phase 1.
 SECONDS = {
     "both": 1050, "label": 180, "cot": 750, "label, once": 50, "cot, once": 200,
     "recall pairs": 140, "analyze pairs": 190, "acquired": 100, "recall+summarize": 400, "analyze+summarize": 420,
