@@ -36,8 +36,9 @@ the gap between the schedules (`measure_mismatch.py`).
 `graphs` stands for ProsQA, by the recipe prosqa-small: the terms of the paper alone, shift 0. `graphs` small has the
 main methods on two seeds; `zero-shot` trains on regenerated graphs of full size alone and is tested on the real
 validation file of ProsQA, which `--data-dir` has to hold (prosqa/prosqa_valid.json): without it these cells are left
-out, and named. Explicit chains were not learnt there in ten times as many examples (docs/results/spiralthinker.md),
-so these cells say whether any method is above a guess (50 %), not which is the best.
+out, and named. Explicit chains were not learnt there in ten times as many examples (see
+docs/results/spiralthinker-diagnosis.md), so these cells say whether any method is above a guess (50 %), not which is
+the best.
 
 The default schedule is chosen by this rule, which was written before any of these cells was run. Each of `spiral` and
 `simultaneous` is decoded as trained. If the 95 % t interval over the five seeds of their difference in accuracy

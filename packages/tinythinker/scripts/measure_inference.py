@@ -38,7 +38,7 @@ characters and never ends, so that every text is as long as --lengths says, in t
 sharing can bring at that size, and no result by itself.
 
 Tries, two repeats and the count make about 20 minutes of 24 questions of `facts`, by what an earlier measurement took
-(docs/results/tinythinker.md: 19 s for the slowest way), and a T5-small is some 30 times as large.
+(docs/results/tinythinker-inference.md: 19 s for the slowest way), and a T5-small is some 30 times as large.
 
 Prints Markdown; --json FILE keeps the figures.
 """

@@ -414,7 +414,7 @@ class SpiralThinkerModel(nn.Module):
     def spelling_nll(self, written_KRBND: Tensor, step_ids_BRN: Tensor, *, chunks: int | None = None) -> Tensor:
         """The negative log-likelihood, in nats, of the steps' tokens by what is written to the latents.
 
-        Not in the paper: see docs/results/spiralthinker.md.
+        Not in the paper: see docs/results/spiralthinker-diagnosis.md.
 
         Args:
             written_KRBND: see `iteration.Iterated`.

@@ -101,7 +101,7 @@ def question_of(problem: Problem) -> Question:
 
     A generated one brings its exact explanation: for each option the facts that decide it, and the verdict. Without the
     verdict a summary would have to compare all options once more, which a small student does not learn from the letter
-    alone (docs/results/tinythinker.md).
+    alone (docs/results/tinythinker-learning.md).
     """
     if problem.kind == "bool":
         options: tuple[str, ...] = YES_NO
