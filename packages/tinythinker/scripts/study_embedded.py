@@ -55,6 +55,9 @@ ACQUISITION, FIRST, SECOND = "acquisition", "iteration-1", "iteration-2"
 STEPS = 1500  # of every training of phase 1 or a baseline: an epoch of all stages over the recipe's 4,000 questions
 T5_QUESTIONS, T5_STEPS = 6000, 2250
 T5_SHAPE = {"d_model": 160, "d_kv": 32, "d_ff": 448, "num_layers": 3, "num_heads": 5}  # 2.4 M parameters
+# Standard deviation of the biases of relative positions at the start. With transformers' own, 0.08, it is learnt late
+# which token stands next to which (docs/results/tinythinker-learning.md).
+T5_POSITION_SPREAD = 2.0
 
 COMMON = ("evaluation.limit=400", "evaluation.samples=5", "training.save_steps=250")
 EVERY_WAY = "evaluation.answering=[greedy, self_consistency, option_likelihood]"
@@ -275,8 +278,12 @@ def prepare(cells: Sequence[Cell], work: Path) -> None:
         make_t5(t5_folder(work, seed), seed)
 
 
-def make_t5(folder: Path, seed: int) -> None:
-    """A folder with a T5 of about the embedded student's size and its tokenizer; whole, or not there."""
+def make_t5(folder: Path, seed: int, *, position_spread: float = T5_POSITION_SPREAD) -> None:
+    """A folder with a T5 of about the embedded student's size and its tokenizer; whole, or not there.
+
+    position_spread: see `T5_POSITION_SPREAD`; 0 leaves what transformers draws
+    """
+    import torch
     from transformers import T5Config, T5ForConditionalGeneration, set_seed
 
     from thinker_common.models import load_tokenizer
@@ -293,7 +300,12 @@ def make_t5(folder: Path, seed: int) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer.save_pretrained(partial)
-    T5ForConditionalGeneration(config).save_pretrained(partial)
+    student = T5ForConditionalGeneration(config)
+    if position_spread:
+        for stack in (student.encoder, student.decoder):  # a stack's layers share those of its first
+            biases = stack.block[0].layer[0].SelfAttention.relative_attention_bias
+            torch.nn.init.normal_(biases.weight, std=position_spread)
+    student.save_pretrained(partial)
     partial.rename(folder)
 
 
