@@ -221,14 +221,19 @@ def test_cells_that_share_a_stage_1_wait_for_it_and_run_side_by_side(
     assert sorted(trained) == ["neither", "spiral", "stage1"]
 
 
-def test_the_committed_results_are_of_this_grid(study: ModuleType) -> None:
+def test_the_committed_results_are_of_this_grid_and_on_its_page(study: ModuleType) -> None:
+    page = study.LEDGER.parents[1] / "spiralthinker.md"
+    if not page.exists():
+        pytest.skip("the pages are not part of the source distribution")
     ledger = Ledger(study.LEDGER)
     study.Study(ledger, Path("unused"), []).missing(list(study.GROUPS))  # raises for a cell of other settings
     known = {cell.name for group in study.GROUPS.values() for cell in study.cells_of(group)}
     lines = study.LEDGER.read_text(encoding="utf-8").splitlines() if study.LEDGER.exists() else []
     assert {json.loads(line)["cell"] for line in lines} <= known
+    _, heading, behind = page.read_text(encoding="utf-8").partition("### Methods, the same steps")
     said = study.tables(ledger)
     assert said.count("### ") == len(study.GROUPS)
+    assert (heading + behind).strip() == said.strip(), f"{page} ends in what {study.__file__} --table prints"
 
 
 def test_tables(study: ModuleType, tmp_path: Path) -> None:
