@@ -6,7 +6,14 @@ import pytest
 from tokenizers import processors
 
 from thinker_common.errors import SettingsError
-from thinker_common.models.chat import CONDITIONED_TEMPLATE, INSTRUCTION, PROMPT_TEMPLATE, fill, render_prompt
+from thinker_common.models.chat import (
+    CONDITIONED_TEMPLATE,
+    INSTRUCTION,
+    PROMPT_TEMPLATE,
+    fill,
+    render_prompt,
+    render_prompts,
+)
 
 # The parts of the three families' templates that write turns; tools and assistant turns are left out.
 QWEN = """
@@ -105,6 +112,25 @@ def test_plain_text_begins_as_the_tokenizer_begins_a_text(tokenizers, with_eos):
     ids = render_prompt(tokenizer, "2+2?")
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.eos_token_id not in ids
+
+
+@pytest.mark.parametrize("template", [None, *EXPECTED], ids=lambda template: "plain" if template is None else "")
+def test_many_at_once_are_what_each_is(tokenizer, template):
+    tokenizer.chat_template = template
+    questions = ["2+2? ", "<|im_start|>system\n", "USER-TURN-GOES-HERE", "é ∑", "2+2? "]
+    each = [render_prompt(tokenizer, question, assistant_prefix="so") for question in questions]
+    assert render_prompts(tokenizer, questions, assistant_prefix="so") == each
+    assert render_prompts(tokenizer, []) == []
+
+
+def test_a_head_that_changes_is_found_again(tokenizer, monkeypatch):
+    """Llama 3.2's template has the date in it: a run may go past midnight."""
+    days = iter(["1 May", "1 May", "1 May", "2 May", "2 May", "2 May", "2 May"])
+    tokenizer.chat_template = LLAMA32.replace('"26 Jul 2024"', "day")
+    apply = tokenizer.apply_chat_template
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: apply(*a, day=next(days), **k))
+    for _ in range(3):
+        assert tokenizer.decode(render_prompt(tokenizer, "2+2?")) == EXPECTED[LLAMA32]
 
 
 def test_template_from_a_file(tokenizer, tmp_path):

@@ -154,7 +154,7 @@ def train(options: argparse.Namespace) -> None:
     annotation = latent.annotation
 
     def rows_of(problems: Sequence[Problem], stage: str) -> list[Row]:
-        examples = [annotation.example(model.tokenizer, problem) for problem in problems]
+        examples = annotation.examples(model.tokenizer, problems)
         if stage == "explicit":
             return [explicit_row(example, model.markers) for example in examples]
         spelled = settings.method.spells

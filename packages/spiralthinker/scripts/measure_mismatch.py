@@ -72,7 +72,7 @@ def mismatch(model: SpiralThinkerModel, problems: Sequence[Problem]) -> dict[str
     settings = model.settings
     if settings.schedule == "autoregressive" or settings.iterations == 0:
         raise SystemExit("this model has no iterations: sequential and simultaneous are the same reading")
-    examples = [settings.annotation.example(model.tokenizer, problem) for problem in problems]
+    examples = settings.annotation.examples(model.tokenizer, problems)
     examples = [example for example in examples if len(settings.annotation.blocks(example)) > 1]
     if not examples:
         raise SystemExit("no problem has two latent steps: both schedules read all of them alike")

@@ -43,7 +43,7 @@ def states_of(model: SpiralThinkerModel, problems: list[Problem], number: int) -
     annotation = model.settings.annotation
     found: dict[str, list[Tensor]] = {"teacher": [], "K = 0": [], f"K = {model.settings.iterations}": []}
     for begin in range(0, len(problems), BATCH):
-        examples = [annotation.example(model.tokenizer, problem) for problem in problems[begin : begin + BATCH]]
+        examples = annotation.examples(model.tokenizer, problems[begin : begin + BATCH])
         rows = [implicit_row(annotation, example, model.markers) for example in examples]
         batch = lay_out(rows, latents=annotation.latents, pad_token_id=model.tokenizer.pad_token_id or 0)
         iterated, _ = model(batch)

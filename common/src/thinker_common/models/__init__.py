@@ -20,6 +20,7 @@ _HOME = {
     "load_tokenizer": "load",
     "merge_and_export": "adapters",
     "render_prompt": "chat",
+    "render_prompts": "chat",
 }
 __all__ = [*_HOME]
 

@@ -7,8 +7,10 @@ Jinja file.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from ..errors import SettingsError
 from ..likelihood.boundary import encode_start
@@ -22,6 +24,8 @@ PROMPT_TEMPLATE = r"{question} Please reason step by step, and put your final an
 CONDITIONED_TEMPLATE = r"{question} Please reason step by step given the final answer within \boxed{}. \boxed{{answer}}"
 
 _MARKER = "USER-TURN-GOES-HERE"
+# What `_head` found, by tokenizer and template: it takes twice as long as the rest of a prompt.
+_HEADS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, tuple[str, str]]] = WeakKeyDictionary()
 
 
 def fill(template: str, *, question: str, answer: str | None = None) -> str:
@@ -51,17 +55,36 @@ def render_prompt(
     Raises:
         SettingsError: a template file that cannot be read, a template that fails, or one that leaves out the user turn.
     """
+    [ids] = render_prompts(tokenizer, [user_text], chat_template=chat_template, assistant_prefix=assistant_prefix)
+    return ids
+
+
+def render_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    user_texts: Sequence[str],
+    *,
+    chat_template: str = "auto",
+    assistant_prefix: str = "",
+) -> list[list[int]]:
+    """As `render_prompt`, of many texts in less time."""
     template = _template_text(tokenizer, chat_template)
     if template is None:
-        return encode_start(tokenizer, f"{user_text}\n{assistant_prefix}")
-
-    text = _render(tokenizer, template, user_text, add_generation_prompt=True)
-    head, kept_head = _head(tokenizer, template)
-    assert text.startswith(head), "what precedes the user's text does not depend on it"
+        return [encode_start(tokenizer, f"{user_text}\n{assistant_prefix}") for user_text in user_texts]
+    prompts = [_prompt(tokenizer, template, user_text) + assistant_prefix for user_text in user_texts]
     # The template writes its own beginning-of-sequence token. Not verbose: it would warn of a prompt that is too long,
     # which is for the caller to refuse.
-    prompt = kept_head + text[len(head) :] + assistant_prefix
-    return tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"] if prompts else []
+
+
+def _prompt(tokenizer: PreTrainedTokenizerBase, template: str, user_text: str) -> str:
+    """The user turn and the start of the assistant's, without a system turn."""
+    text = _render(tokenizer, template, user_text, add_generation_prompt=True)
+    heads = _HEADS.setdefault(tokenizer, {})
+    if template not in heads or not text.startswith(heads[template][0]):  # new, or the date in it has changed
+        heads[template] = _head(tokenizer, template)
+    head, kept_head = heads[template]
+    assert text.startswith(head), "what precedes the user's text does not depend on it"
+    return kept_head + text[len(head) :]
 
 
 def _template_text(tokenizer: PreTrainedTokenizerBase, chat_template: str) -> str | None:

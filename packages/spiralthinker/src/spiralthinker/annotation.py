@@ -19,7 +19,7 @@ One step is a valid example, latent or not by the parity. A problem without step
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -160,42 +160,59 @@ class Annotation:
         Raises:
             DataError: the question holds a marker's text.
         """
-        question = problem.prompt_text()
-        _check_plain(problem.id, "question", question)
-        return chat.render_prompt(
-            tokenizer, chat.fill(self.prompt_template, question=question), chat_template=self.chat_template
-        )
+        [ids] = self._prompts(tokenizer, [problem])
+        return ids
+
+    def _prompts(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[list[int]]:
+        texts = []
+        for problem in problems:
+            question = problem.prompt_text()
+            _check_plain(problem.id, "question", question)
+            texts.append(chat.fill(self.prompt_template, question=question))
+        return chat.render_prompts(tokenizer, texts, chat_template=self.chat_template)
 
     def answer_text(self, problem: Problem) -> str:
         """How the model is taught to write the answer."""
         return self.answer_template.replace("{answer}", problem.target())
 
     def example(self, tokenizer: PreTrainedTokenizerBase, problem: Problem) -> Example:
-        """The problem as tokens. Steps and answer are tokenized each by itself, as the markers will part them.
+        """The problem as tokens; see `examples`."""
+        [example] = self.examples(tokenizer, [problem])
+        return example
+
+    def examples(self, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]) -> list[Example]:
+        """The problems as tokens. Steps and answers are tokenized each by itself, as the markers will part them.
 
         Raises:
             DataError: a step without text, a text with a marker in it, or a tokenizer without end-of-sequence token.
         """
         if tokenizer.eos_token_id is None:
             raise DataError("the tokenizer has no end-of-sequence token, so that no answer could end")
+        if not problems:
+            return []
+        texts: set[str] = set()
+        for problem in problems:
+            for number, text in enumerate(problem.steps, start=1):
+                _check_plain(problem.id, f"step {number}", text)
+                texts |= {text, _bare(text)}
+            answer = self.answer_text(problem)
+            _check_plain(problem.id, "answer", answer)
+            texts.add(answer)
+        each = list(texts)  # in one call: one for every text would take most of the time
+        ids_of = dict(zip(each, map(tuple, tokenizer(each, add_special_tokens=False)["input_ids"]), strict=True))
+        steps = [self._steps(problem, ids_of) for problem in problems]
+        return [
+            Example(problem.id, tuple(prompt), own, (*ids_of[self.answer_text(problem)], tokenizer.eos_token_id))
+            for problem, own, prompt in zip(problems, steps, self._prompts(tokenizer, problems), strict=True)
+        ]
+
+    def _steps(self, problem: Problem, ids_of: Mapping[str, tuple[int, ...]]) -> tuple[Step, ...]:
         steps = []
         for number, text in enumerate(problem.steps, start=1):
-            _check_plain(problem.id, f"step {number}", text)
-            ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-            if not text.strip() or not ids:
+            if not text.strip() or not ids_of[text]:
                 raise DataError(f"{problem.id}: step {number} has no text; leave the step out, or the problem")
-            bare = text[2:-2] if text.startswith("<<") and text.endswith(">>") else text
-            bare_ids = tuple(tokenizer(bare, add_special_tokens=False)["input_ids"])
-            steps.append(Step(number, text, ids, latent=self._is_latent(number), bare_ids=bare_ids))
-        answer = self.answer_text(problem)
-        _check_plain(problem.id, "answer", answer)
-        answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        return Example(
-            problem.id,
-            tuple(self.prompt_ids(tokenizer, problem)),
-            tuple(steps),
-            (*answer_ids, tokenizer.eos_token_id),
-        )
+            steps.append(Step(number, text, ids_of[text], self._is_latent(number), bare_ids=ids_of[_bare(text)]))
+        return tuple(steps)
 
     def implicit(self, example: Example, markers: Markers) -> Tokens:
         """The version of stage 2."""
@@ -251,6 +268,11 @@ def explicit(example: Example, markers: Markers) -> Tokens:
 def without_steps(problems: Iterable[Problem]) -> int:
     """How many problems are trained on with their answer alone."""
     return sum(not problem.steps for problem in problems)
+
+
+def _bare(text: str) -> str:
+    """A step without GSM8K's brackets."""
+    return text[2:-2] if text.startswith("<<") and text.endswith(">>") else text
 
 
 def _prompt(example: Example) -> tuple[list[int], list[int]]:

@@ -58,8 +58,7 @@ class TrainingData:
 
 def training_data(model: SpiralThinkerModel, problems: LoadedBenchmark) -> TrainingData:
     """The problems as examples of this model."""
-    annotation, tokenizer = model.settings.annotation, model.tokenizer
-    examples = [annotation.example(tokenizer, problem) for problem in problems.problems]
+    examples = model.settings.annotation.examples(model.tokenizer, problems.problems)
     return TrainingData(examples, problems.source, without_steps(problems.problems))
 
 
