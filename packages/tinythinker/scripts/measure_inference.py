@@ -6,8 +6,8 @@
         --shape-benchmark csqa --data-dir DIR --shape-questions 2 --lengths 48 24 8
 
 STUDENT is a folder with a T5-shaped or causal student that has learnt to write chains: draws of one that has not are
-never alike, and its texts never end early. `--make FOLDER` trains one: the T5 of `study_embedded.py`, by phase 1 of
-the recipe `embedded` for --steps steps. The authors' way is ten passes, one for each draw: every stage goes through
+never alike, and its texts never end early. `--make FOLDER` trains one, that of `study_embedded.py`, by its phase 1, in
+some 20 minutes. The authors' way is ten passes, one for each draw: every stage goes through
 the questions in the order of the file, in batches of so many prompts, by `generate` of transformers. The same chains
 are then timed with one more idea at a time:
 
@@ -308,8 +308,8 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 # ---------------------------------------------------------------------------------------------------------- students
 
 
-def make(folder: Path, steps: int) -> None:
-    """A run of the recipe `embedded`, phase 1 alone, on the T5-shaped student of the study."""
+def make(folder: Path, steps: int | None) -> None:
+    """A run of the recipe `embedded`, phase 1 alone, on the T5-shaped student of the study; steps: None for its own."""
     import study_embedded
 
     start = folder.with_name(f"{folder.name}-start")
@@ -317,7 +317,8 @@ def make(folder: Path, steps: int) -> None:
     command = [
         sys.executable, "-m", "tinythinker", "train", "--recipe", "embedded", "--output", str(folder), "--seed", "1",
         f"model.name_or_path={start}", f"data.limit={study_embedded.T5_QUESTIONS}",
-        f"method.acquisition.max_steps={steps}", "method.reflection.iterations=0", "evaluation.export=last",
+        f"method.acquisition.max_steps={steps or study_embedded.T5_STEPS}", "method.reflection.iterations=0",
+        f"method.acquisition.learning_rate={study_embedded.T5_RATE}", "evaluation.export=last",
     ]  # fmt: skip
     subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
@@ -358,7 +359,7 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", nargs="?", help="folder of a student that writes chains")
     parser.add_argument("--make", type=Path, metavar="FOLDER", help="train a student into FOLDER/model, and end")
-    parser.add_argument("--steps", type=int, default=750, help="of --make")
+    parser.add_argument("--steps", type=int, help="of --make; default: as many as the study's student")
     parser.add_argument("--benchmark", default="facts")
     parser.add_argument("--data-dir", help="original files of the benchmarks")
     parser.add_argument("--questions", type=int, default=24)

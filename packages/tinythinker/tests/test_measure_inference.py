@@ -159,7 +159,8 @@ def test_the_student_to_measure_is_trained_by_a_command(
     text = recipes.recipe_text("tinythinker", "embedded")
     overrides = [one for one in ran[0] if "=" in one]
     settings = load_settings(Settings, recipe_text=text, recipe_name="embedded", overrides=overrides)
-    assert (settings.method.iterations, settings.method.acquisition.max_steps) == (0, 300)
+    acquisition = settings.method.acquisition
+    assert (settings.method.iterations, acquisition.max_steps, acquisition.learning_rate) == (0, 300, 3e-4)
     student = load_student(settings.model.name_or_path)
     assert student.encoder_decoder and 2.3e6 < student.model.num_parameters() < 2.5e6
 
