@@ -6,10 +6,9 @@
         --shape-benchmark csqa --data-dir DIR --shape-questions 2 --lengths 48 24 8
 
 STUDENT is a folder with a T5-shaped or causal student that has learnt to write chains: draws of one that has not are
-never alike, and its texts never end early. `--make FOLDER` trains one, that of `study_embedded.py`, by its phase 1, in
-some 20 minutes. The authors' way is ten passes, one for each draw: every stage goes through
-the questions in the order of the file, in batches of so many prompts, by `generate` of transformers. The same chains
-are then timed with one more idea at a time:
+never alike, and its texts never end early. `--make FOLDER` trains one, that of `study_embedded.py`, by its phase 1. The
+authors' way is ten passes, one for each draw: every stage goes through the questions in the order of the file, in
+batches of so many prompts, by `generate` of transformers. The same chains are then timed with one more idea at a time:
 
     by length      the prompts of a stage in the order of their length
     once           all draws of a stage together, and of equal prompts that are continued greedily only one

@@ -26,7 +26,7 @@ the T5-shaped student two.
   other answers are greedy.
 - The T5-shaped student has random weights, for there is no embedded T5, and so 8,000 questions and 3,000 steps, at a
   rate of 3e-4; it and the causal one are not to be compared. At 1e-3, or with the position biases that transformers
-  draws, it does not learn to find an option by its letter (docs/results/tinythinker-learning.md).
+  draws, it does not learn in 1,000 steps to find an option by its letter (docs/results/tinythinker-learning.md).
 - `embedded@1` has seen texts about the same creatures before (docs/results/embedded.md): no cell learns them from
   nothing but the T5-shaped ones.
 """
